@@ -1,0 +1,121 @@
+"""What a generative family must provide, and nothing of how it is trained, scored or stored.
+
+A family is one class: its hyper-parameters, its networks, its losses and its sampling. The harness owns the loop, the
+device, the precision, seeds, checkpoints, moving averages and all measuring (`bench.fit`, `bench.run`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+Shape = tuple[int, int, int]
+"""Channels, height, width."""
+
+
+class Progress(NamedTuple):
+    """Where training stands when a step begins."""
+
+    step: int
+    images_seen: int
+    fraction: float
+    """Share of the budget used so far, in [0, 1)."""
+
+
+def tunable(default: Any, *, low: float, high: float, log: bool = False, **constraints: Any) -> Any:
+    """Declare a hyper-parameter with the source's default and the range that tuning searches."""
+    extra: dict[str, Any] = {"tune": {"low": low, "high": high, "log": log}}
+    return Field(default, json_schema_extra=extra, **constraints)
+
+
+class Hyperparameters(BaseModel):
+    """Base of every family's hyper-parameters: frozen, no unknown keys, defaults from the source."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    batch_size: int = Field(64, ge=2, description="images per step")
+
+
+class GenerativeModel(nn.Module, ABC):
+    """A generative family.
+
+    Images are floats in [0, 1] of shape [n, channels, height, width]; labels are class indices. All randomness that a
+    method uses on its own comes from the `rng` it is given, a CPU `torch.Generator`: draw there, then move.
+
+    Args:
+        shape: channels, height, width of one image.
+        num_classes: number of classes, at least 1.
+        hyperparameters: an instance of this class's `Hyperparameters`.
+    """
+
+    family: ClassVar[str]
+    """ "vae", "gan", "hybrid", "diffusion" or "control"."""
+    source: ClassVar[str]
+    """Short citation of the method."""
+    version: ClassVar[int] = 1
+    """Raise it when a change of code changes what is trained: results of older versions are then trained anew."""
+    conditioning: ClassVar[Literal["always", "never", "optional"]] = "never"
+
+    Hyperparameters: ClassVar[type[Hyperparameters]] = Hyperparameters
+
+    def __init__(self, shape: Shape, num_classes: int, hyperparameters: Any) -> None:
+        super().__init__()
+        self.shape = shape
+        self.num_classes = num_classes
+        self.hyperparameters = hyperparameters
+
+    @property
+    def conditional(self) -> bool:
+        """Whether `sample` heeds its labels."""
+        return self.conditioning == "always"
+
+    @property
+    def ema_decay(self) -> float | None:
+        """Decay of the moving average of weights that the harness keeps and scores; none by default."""
+        return None
+
+    @property
+    def trains(self) -> bool:
+        """Whether the family is trained by steps; otherwise `fit_direct` is called once."""
+        return type(self).training_step is not GenerativeModel.training_step
+
+    def configure_optimizers(self) -> dict[str, Optimizer]:
+        """Return the optimisers by name; the harness keeps them and passes them to `training_step`."""
+        return {}
+
+    def training_step(
+        self,
+        images: Float[Tensor, "n c h w"],
+        labels: Int[Tensor, " n"],
+        optimizers: dict[str, Optimizer],
+        progress: Progress,
+        rng: torch.Generator,
+    ) -> dict[str, Tensor]:
+        """Use one batch exactly once: compute losses, step the optimisers, return scalar losses by name (detached)."""
+        raise TypeError(f"{type(self).__name__} has no training_step; it is fitted by fit_direct")
+
+    def validation_loss(
+        self, images: Float[Tensor, "n c h w"], labels: Int[Tensor, " n"], rng: torch.Generator
+    ) -> Tensor | None:
+        """Return the mean loss per image that training minimises, or None where the family has no such number."""
+        return None
+
+    def fit_direct(self, images: Float[Tensor, "n c h w"], labels: Int[Tensor, " n"], rng: torch.Generator) -> None:
+        """Fit from the whole training set in one call (closed forms and controls)."""
+        raise TypeError(f"{type(self).__name__} has no fit_direct; it is trained by training_step")
+
+    @abstractmethod
+    def sample(self, labels: Int[Tensor, " n"], rng: torch.Generator) -> Float[Tensor, "n c h w"]:
+        """Draw one image per label, in [0, 1]; an unconditional family uses only their number and device."""
+
+    def reconstruct(
+        self, images: Float[Tensor, "n c h w"], labels: Int[Tensor, " n"]
+    ) -> Float[Tensor, "n c h w"] | None:
+        """Return the images as the model's encoder and decoder give them back, or None without an encoder."""
+        return None
