@@ -1,0 +1,416 @@
+"""The suite file: what a user writes, as pydantic models, and every way it can be wrong as one clear message.
+
+Reading is safe (no objects from YAML, no duplicate keys, bounded size); nothing here trains, measures or writes.
+`load_suite` checks form and names without importing torch; `resolve` fills in each family's hyper-parameters.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from bench.errors import InputError
+from bench.metrics.records import GROUPS
+from bench.registry import FEATURES, GENERATORS, SOURCES, suggestion
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+RESERVED = frozenset({"floor_validation", "floor_fresh"})
+MAX_BYTES = 1_000_000
+MAX_NODES = 100_000
+
+Location = tuple[str | int, ...]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Fractions(_Model):
+    """Shares of the subjects; they must add up to 1."""
+
+    train: float = Field(0.6, gt=0, lt=1)
+    validation: float = Field(0.15, gt=0, lt=1)
+    test: float = Field(0.25, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _sum(self) -> Fractions:
+        total = self.train + self.validation + self.test
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"train + validation + test must be 1, not {total:g}")
+        return self
+
+
+class SplitSpec(_Model):
+    """Who is trained on and who is tested on."""
+
+    by: Literal["subject", "slice"] = "subject"
+    fractions: Fractions = Fractions()
+    seed: int = Field(0, ge=0)
+
+
+class GeneratorSpec(_Model):
+    """A row of the table: a family, with overrides of its hyper-parameters."""
+
+    name: str = Field(description="a registered generator: bench list generators")
+    label: str | None = Field(None, description="name of the row; the generator's name if left out")
+    hyperparameters: dict[str, Any] = Field(default_factory=dict, description="overrides; the rest as in the source")
+
+    @property
+    def row(self) -> str:
+        """The name of this row in tables, files and MLflow."""
+        return self.label or self.name
+
+    @field_validator("label")
+    @classmethod
+    def _label(cls, value: str | None) -> str | None:
+        return value if value is None else check_name(value)
+
+
+class BudgetSpec(_Model):
+    """What every family may use for training: exactly one of the three."""
+
+    images_seen: int | None = Field(None, ge=1, description="images, repeats counted; the same for every family")
+    epochs: float | None = Field(None, gt=0, description="passes over the training split")
+    minutes: float | None = Field(None, gt=0, description="wall-clock; the results are not reproducible then")
+
+    @model_validator(mode="after")
+    def _one(self) -> BudgetSpec:
+        if sum(value is not None for value in (self.images_seen, self.epochs, self.minutes)) != 1:
+            raise ValueError("give exactly one of images_seen, epochs, minutes")
+        return self
+
+
+class EvaluationSpec(_Model):
+    """The protocol of scoring; a change here trains nothing anew."""
+
+    draws: int = Field(20, ge=2, description="fresh generations behind every mean and deviation")
+    samples_per_draw: int = Field(200, ge=10, description="per class; the smallest sufficient test class bounds it")
+    few: int = Field(50, ge=10, description="a class with fewer test images is reported as too few")
+    measures: tuple[str, ...] = tuple(GROUPS)
+    features: tuple[str, ...] = ("domain", "random")
+    inception_weights: str | None = Field(None, description="file with the weights of the Inception network")
+    bootstrap: int = Field(200, ge=0, le=10_000, description="resamples of the test subjects behind every interval")
+
+    @field_validator("measures", "features")
+    @classmethod
+    def _known(cls, value: tuple[str, ...], info: Any) -> tuple[str, ...]:
+        known = list(GROUPS) if info.field_name == "measures" else FEATURES.names()
+        for name in value:
+            if name not in known:
+                raise ValueError(f"unknown {info.field_name[:-1]} {name!r}; {suggestion(name, known)}")
+        if len(set(value)) != len(value):
+            raise ValueError("a name stands here twice")
+        return value
+
+
+class TrackingSpec(_Model):
+    """Where MLflow mirrors the results."""
+
+    enabled: bool = True
+    uri: str | None = Field(None, description="any MLflow tracking URI; mlflow.db in the results folder if left out")
+
+
+class Suite(_Model):
+    """A suite file: data, split, generators, budget and protocol."""
+
+    name: str = Field(description="letters, digits, '.', '_' and '-'; names the results folder")
+    description: str = ""
+    data: dict[str, Any] = Field(description="source and its options: bench list sources")
+    split: SplitSpec = SplitSpec()
+    generators: Annotated[tuple[GeneratorSpec, ...], Field(min_length=1)]
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    budget: BudgetSpec = BudgetSpec(images_seen=60_000)
+    evaluation: EvaluationSpec = EvaluationSpec()
+    tracking: TrackingSpec = TrackingSpec()
+    threads: int | None = Field(None, ge=1, le=1024, description="threads of a job; all cores if left out")
+    patient_images: bool = Field(True, description="whether real images may stand in report and MLflow")
+    for_results: bool = Field(True, description="false stamps every output 'not for results'")
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        return check_name(value)
+
+    @field_validator("generators", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        return [{"name": item} if isinstance(item, str) else item for item in value] if _is_list(value) else value
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("a seed stands here twice")
+        return value
+
+    @property
+    def source(self) -> str:
+        """Name of the data source."""
+        return str(self.data.get("source"))
+
+
+def check_name(value: str) -> str:
+    """Return `value` if it can name a folder everywhere; otherwise raise ValueError."""
+    if not NAME.fullmatch(value) or value.endswith(".") or value in RESERVED:
+        raise ValueError(
+            f"{value!r} can't be a name: use letters, digits, '.', '_' and '-' (64 at most), not a reserved word"
+        )
+    return value
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where the suite came from, for messages."""
+
+    path: Path
+    lines: Mapping[Location, int]
+
+    def at(self, location: Sequence[str | int]) -> str:
+        """Return 'file:line: key.path: ', as far as it is known."""
+        where = tuple(location)
+        line = next((self.lines[where[:n]] for n in range(len(where), -1, -1) if where[:n] in self.lines), None)
+        dotted = ".".join(str(part) for part in where)
+        return f"{self.path}{f':{line}' if line else ''}: {f'{dotted}: ' if dotted else ''}"
+
+
+def load_suite(path: Path, overrides: Iterable[str] = ()) -> Suite:
+    """Read and check a suite file.
+
+    Args:
+        path: the file; a name without folder, or a missing `suites/NAME.yaml`, is looked up among the shipped suites.
+        overrides: `key.path=value`, the value in YAML.
+
+    Raises:
+        InputError: anything wrong with the file, its values or the overrides; all errors at once.
+    """
+    path = find_suite(path)
+    content, lines = _read(path)
+    source = _Source(path, lines)
+    for override in overrides:
+        _override(content, override)
+    try:
+        suite = Suite.model_validate(content)
+    except ValidationError as error:
+        raise InputError(_explain(error, source, Suite)) from None
+    _check_names(suite, source)
+    return _resolve_data(suite, source)
+
+
+def resolve(suite: Suite, path: Path | None = None) -> Suite:
+    """Fill in and check every family's hyper-parameters (imports the families, and so torch).
+
+    Raises:
+        InputError: an unknown hyper-parameter or a value out of range; all of them at once.
+    """
+    messages, specs = [], []
+    for index, spec in enumerate(suite.generators):
+        family = GENERATORS.get(spec.name)
+        try:
+            values = family.Hyperparameters.model_validate(spec.hyperparameters)
+        except ValidationError as error:
+            where = ("generators", index, "hyperparameters")
+            source = _Source(path, _read(find_suite(path))[1]) if path else _Source(Path(suite.name), {})
+            messages.append(_explain(error, source, family.Hyperparameters, where))
+            continue
+        specs.append(spec.model_copy(update={"hyperparameters": values.model_dump(mode="json")}))
+    if messages:
+        raise InputError("\n".join(messages))
+    return suite.model_copy(update={"generators": tuple(specs)})
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON schema of a suite file, the options of every data source included."""
+    schema = Suite.model_json_schema()
+    variants = []
+    for name in SOURCES.names():
+        options = SOURCES.get(name).Options.model_json_schema(ref_template=f"#/$defs/{name}_{{model}}")
+        for key, value in options.pop("$defs", {}).items():
+            schema["$defs"][f"{name}_{key}"] = value
+        options["properties"] = {"source": {"const": name}, **options.get("properties", {})}
+        options["required"] = ["source", *options.get("required", [])]
+        variants.append(options)
+    schema["properties"]["data"] = {"oneOf": variants, "description": "source and its options"}
+    item = schema["properties"]["generators"]["items"]
+    schema["properties"]["generators"]["items"] = {"anyOf": [{"type": "string", "enum": GENERATORS.names()}, item]}
+    return schema
+
+
+def find_suite(path: Path) -> Path:
+    """Return the file itself, or the shipped suite of that name.
+
+    Raises:
+        InputError: neither exists.
+    """
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise InputError(f"{path}: this is a folder; name a suite file (.yaml)")
+    package = Path(__file__).resolve().parent
+    shipped = next((folder for folder in (package / "suites", package.parent / "suites") if folder.is_dir()), None)
+    names = sorted(file.stem for file in shipped.glob("*.yaml")) if shipped else []
+    if shipped and path.parent in (Path(), Path("suites")) and path.stem in names:
+        return shipped / f"{path.stem}.yaml"
+    raise InputError(f"{path}: no such suite file; {suggestion(path.stem, names)} (shipped suites)")
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise InputError(f"{path}: larger than {MAX_BYTES:,} bytes; this is no suite file")
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: can't be read: {error}") from None
+    try:
+        tree = YAML(typ="rt", pure=True).load(text)
+    except (YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        what = (error.problem if isinstance(error, MarkedYAMLError) else None) or str(error).splitlines()[0]
+        raise InputError(f"{path}{f':{mark.line + 1}' if mark else ''}: not valid YAML: {what}") from None
+    lines: dict[Location, int] = {}
+    try:
+        plain = _plain(tree, (), lines, [0])
+    except RecursionError:
+        raise InputError(f"{path}: nested too deeply; this is no suite file") from None
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
+    if not isinstance(plain, dict):
+        raise InputError(f"{path}: expected keys and values (name: ..., data: ..., generators: ...)")
+    return plain, lines
+
+
+def _plain(node: Any, where: Location, lines: dict[Location, int], count: list[int]) -> Any:
+    """Turn ruamel's tree into plain values; note the line of every key on the way."""
+    count[0] += 1
+    if count[0] > MAX_NODES or len(where) > 50:
+        raise ValueError("too many values (aliases that multiply?); this is no suite file")
+    if isinstance(node, Mapping):
+        for key in node:
+            if not isinstance(key, str):
+                raise ValueError(f"the key {key!r} must be text; quote it")
+            lines[(*where, key)] = node.lc.data[key][0] + 1 if hasattr(node, "lc") and key in node.lc.data else 0
+        return {str(key): _plain(value, (*where, str(key)), lines, count) for key, value in node.items()}
+    if _is_list(node):
+        for index in range(len(node)):
+            if hasattr(node, "lc") and index in (node.lc.data or {}):
+                lines[(*where, index)] = node.lc.data[index][0] + 1
+        return [_plain(value, (*where, index), lines, count) for index, value in enumerate(node)]
+    if isinstance(node, bool) or node is None:
+        return node
+    for kind in (int, float, str):
+        if isinstance(node, kind):
+            return kind(node)
+    return str(node)  # dates, tagged scalars: text, which the models then judge
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def _override(content: dict[str, Any], override: str) -> None:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise InputError(f"--set {override}: write it as key.path=value, for example evaluation.draws=5")
+    try:
+        value = YAML(typ="safe", pure=True).load(text)
+    except YAMLError:
+        raise InputError(f"--set {override}: the value is not valid YAML") from None
+    *parents, last = key.split(".")
+    node: Any = content
+    for part in parents:
+        if isinstance(node, dict):
+            node = node.setdefault(part, {})
+        elif isinstance(node, list) and part.isdigit() and int(part) < len(node):
+            node = node[int(part)]
+        else:
+            raise InputError(f"--set {override}: there is nothing below {part!r}")
+    if isinstance(node, dict):
+        if last in ("images_seen", "epochs", "minutes") and parents == ["budget"]:
+            node.clear()  # the three exclude each other: the one that is set replaces the one that was
+        node[last] = value
+    elif isinstance(node, list) and last.isdigit() and int(last) < len(node):
+        node[int(last)] = value
+    else:
+        raise InputError(f"--set {override}: {'.'.join(parents) or 'the suite'} takes no key {last!r}")
+
+
+def _check_names(suite: Suite, source: _Source) -> None:
+    messages = []
+    for index, spec in enumerate(suite.generators):
+        try:
+            GENERATORS.check(spec.name, source.at(("generators", index)))
+        except InputError as error:
+            messages.append(str(error))
+    rows = [spec.row for spec in suite.generators]
+    for index, row in enumerate(rows):
+        if row in rows[:index]:
+            messages.append(f"{source.at(('generators', index))}a second row {row!r}; give it a label of its own")
+        if row in RESERVED:
+            messages.append(f"{source.at(('generators', index))}{row!r} is a reserved name; give it another label")
+    if messages:
+        raise InputError("\n".join(messages))
+
+
+def _resolve_data(suite: Suite, source: _Source) -> Suite:
+    options = dict(suite.data)
+    name = options.pop("source", None)
+    if not isinstance(name, str):
+        raise InputError(f"{source.at(('data',))}source is missing; one of {', '.join(SOURCES.names())}")
+    model = SOURCES.get(SOURCES.check(name, source.at(("data", "source")))).Options
+    try:
+        values = model.model_validate(options)
+    except ValidationError as error:
+        raise InputError(_explain(error, source, model, ("data",))) from None
+    return suite.model_copy(update={"data": {"source": name, **values.model_dump(mode="json")}})
+
+
+def _explain(error: ValidationError, source: _Source, model: type[BaseModel], prefix: Location = ()) -> str:
+    """One line per error: file, line, key, what was expected, the nearest valid name."""
+    messages = []
+    for item in error.errors(include_url=False):
+        where = (*prefix, *item["loc"])
+        if item["type"] == "extra_forbidden":
+            known = _keys(model, item["loc"][:-1])
+            text = f"unknown key {item['loc'][-1]!r}; {suggestion(str(item['loc'][-1]), known)}"
+            messages.append(source.at(where[:-1] if where not in source.lines else where) + text)
+            continue
+        if item["type"] == "missing":
+            messages.append(f"{source.at(where[:-1])}the key {item['loc'][-1]!r} is missing")
+            continue
+        text = item["msg"].removeprefix("Value error, ")
+        given = (
+            ""
+            if isinstance(item["input"], dict | list) or item["type"] == "value_error"
+            else f", not {item['input']!r}"
+        )
+        messages.append(f"{source.at(where)}{text[0].lower()}{text[1:]}{given}")
+    return "\n".join(dict.fromkeys(messages))
+
+
+def _keys(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
+    """The keys that are valid at a location below `model`."""
+    current: Any = model
+    for part in location:
+        if isinstance(part, int):
+            continue
+        field = current.model_fields.get(part) if isinstance(current, type) and issubclass(current, BaseModel) else None
+        current = _inner(field.annotation) if field else None
+    return list(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []
+
+
+def _inner(annotation: Any) -> Any:
+    """The model inside a container annotation, if there is one."""
+    if isinstance(annotation, type):
+        return annotation
+    inner = [_inner(argument) for argument in getattr(annotation, "__args__", ())]
+    return next((item for item in inner if isinstance(item, type) and issubclass(item, BaseModel)), None)
