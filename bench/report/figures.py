@@ -1,0 +1,515 @@
+"""Figures of a report: box plots, learning curves, sample grids, quality against cost; as SVG and PNG bytes.
+
+Every generator has one colour and one marker throughout. Drawn on figures of their own, so that neither pyplot's list
+of figures nor the user's settings are touched; matplotlib and seaborn are imported when something is drawn. Where
+patient images must not be shown, nothing that may be one is drawn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pandas as pd
+
+from bench.metrics.records import MEASURES
+from bench.report.results import ALL, Images, Key, Results, Run
+from bench.report.tables import SHORT, Line, duration, first_distance, lines, number_name
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
+
+# Okabe and Ito's palette without its yellow and black, then Tol's muted: told apart with every kind of colour vision.
+COLOURS = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#332288", "#117733", "#AA4499",
+)  # fmt: skip
+GREYS = ("#555555", "#888888", "#AAAAAA")
+MARKERS = "osD^vPXh<>"
+FLOOR = "#222222"
+INK = "#333333"
+PER_CLASS = 8
+"""Images of a class in a block of a grid."""
+MAX_ROWS = 16
+"""Classes in a grid."""
+BLOCKS = 150
+"""Points of a learning curve; more steps are averaged."""
+DPI = 110
+TIMES = (
+    (1e-3, 0.01, 0.1, 1, 10, 60, 600, 3600, 36_000, 360_000),
+    (0.002, 0.005, 0.02, 0.05, 0.2, 0.5, 2, 5, 20, 30, 120, 300, 1200, 1800, 7200, 18_000, 72_000, 180_000),
+    (15, 25, 40, 50, 90, 150, 180, 210, 240, 420, 480, 540, 720, 900, 1500, 2400, 3000, 5400, 9000, 10_800, 14_400),
+)
+"""Seconds at which a time axis may have ticks: always, where it is short, and where it is very short."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure as files: `name` has no extension; `alt` says in words what is to be seen."""
+
+    name: str
+    title: str
+    caption: str
+    alt: str
+    svg: bytes
+    png: bytes
+
+
+def draw_all(results: Results) -> list[Picture]:
+    """Draw every figure that the results allow."""
+    with _style():
+        pictures = [draw_distances(results), draw_losses(results), draw_quality_cost(results)]
+        real = results.real()
+        pictures += [draw_samples(results, line, real) for line in lines(results)]
+    return [picture for picture in pictures if picture]
+
+
+def looks(results: Results) -> dict[str, tuple[str, str]]:
+    """Colour and marker of every generator: families coloured, controls grey, floors dark."""
+    chosen: dict[str, tuple[str, str]] = {}
+    counts = {"family": 0, "control": 0, "floor": 0}
+    for generator in results.generators:
+        role = results.of(generator)[0].role
+        role = role if role in counts else "family"
+        index, colours = counts[role], {"family": COLOURS, "control": GREYS, "floor": (FLOOR,)}[role]
+        chosen[generator] = colours[index % len(colours)], MARKERS[(index + index // len(colours)) % len(MARKERS)]
+        counts[role] += 1
+    return chosen
+
+
+# ---- the 20 distances by class
+
+
+def draw_distances(results: Results) -> Picture | None:
+    """Box plots of the distances of all draws: a panel per class, a row per generator, a box per training seed."""
+    first, look = first_distance(results), looks(results)
+    if first is None:
+        return None
+    labels = [ALL, *results.class_names]
+    measured = [line for line in lines(results) if any(_values(run, first) for run in line.runs)]
+    shown = [line for line in measured if line.role == "family"] or [line for line in measured if line.role != "floor"]
+    panels = [name for name in labels if any(_values(r, first._replace(label=name)) for m in shown for r in m.runs)]
+    if not shown or not panels:
+        return None
+    columns = min(3, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = _figure(results, 11.5, rows * (0.9 + 0.3 * len(shown)))
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    floors, short = "", SHORT[first.measure]
+    for axes, label in zip(grid.flat, panels, strict=False):
+        key = first._replace(label=label)
+        floors = _floor_lines(axes, results, key, vertical=True) or floors
+        for row, line in enumerate(shown):
+            runs = [run for run in line.runs if _values(run, key)]
+            for place, run in enumerate(runs):
+                height = 0.7 / len(runs)
+                middle = row + (place - (len(runs) - 1) / 2) * height
+                _box(axes, np.array(_values(run, key)), middle, height * 0.85, look[line.generator][0])
+            if not runs and not line.conditional:
+                axes.text(0.02, row, "no classes", transform=axes.get_yaxis_transform(), va="center", color="#777777")
+        axes.set_title(_plain("all classes" if label == ALL else label))
+    for axes in list(grid.flat)[len(panels) :]:
+        axes.set_visible(False)
+    axes = grid.flat[0]
+    axes.set_yticks(range(len(shown)), [_plain(line.generator) for line in shown])
+    axes.set_ylim(len(shown) - 0.4, -0.6)
+    low, high = axes.dataLim.intervalx
+    if low > 0 and high > 10 * low:
+        _logarithmic(axes, "x")
+    for axes in list(grid.flat)[max(0, len(panels) - columns) : len(panels)]:
+        axes.set_xlabel(f"{short} ({first.features}, vs test)")
+        axes.tick_params(labelbottom=True)
+    pooled = {line.generator: [value for run in line.runs for value in _values(run, first)] for line in shown}
+    told = ", ".join(f"{name} {np.median(values):.4g}" for name, values in pooled.items() if values)
+    draws = results.protocol.get("draws", "")
+    return _picture(
+        figure,
+        "distances_by_class",
+        "Distances by class",
+        f"{short} ({first.features}, vs test) of the {draws} draws: box from the first to the third quartile, line at "
+        "the median, whiskers to the farthest draw within 1.5 box lengths; a box for each training seed. "
+        f"{floors}Classes have fewer images than all together: compare within a panel. Controls are in the table.",
+        f"Box plots of the {MEASURES[first.measure].title}, a panel per class. Medians over all classes: {told}.",
+    )
+
+
+def _values(run: Run, key: Key) -> list[float]:
+    score = run.scores.get(key) if run.finished else None
+    return [value for value in score.draw_values if math.isfinite(value)] if score else []
+
+
+def _box(axes: Axes, values: np.ndarray, middle: float, height: float, colour: str) -> None:
+    """Draw a horizontal box by hand: the library's own call for it changes its arguments between releases."""
+    low, centre, high = np.quantile(values, [0.25, 0.5, 0.75])
+    reach = 1.5 * (high - low)
+    inside = values[(values >= low - reach) & (values <= high + reach)]
+    outside = values[(values < low - reach) | (values > high + reach)]
+    axes.hlines(middle, inside.min(), inside.max(), color=colour, linewidth=1.2)
+    axes.barh(middle, high - low, height, left=low, facecolor=colour, edgecolor=colour, alpha=0.55)
+    axes.vlines(centre, middle - height / 2, middle + height / 2, color=colour, linewidth=2)
+    axes.plot(outside, np.full(len(outside), middle), ".", color=colour, markersize=3)
+
+
+def _floor_lines(axes: Axes, results: Results, key: Key, *, vertical: bool) -> str:
+    """Draw every floor as a line, dashed in its own way, with its interval as a band; return what they are."""
+    styles = {"--": "dashed", ":": "dotted", "-.": "dash-dotted"}
+    told = []
+    draw, band = (axes.axvline, axes.axvspan) if vertical else (axes.axhline, axes.axhspan)
+    for index, line in enumerate(line for line in lines(results) if line.role == "floor"):
+        number = line.numbers.get(key)
+        if number is None or not math.isfinite(number.mean):
+            continue
+        style = list(styles)[index % len(styles)]
+        draw(number.mean, color=FLOOR, linewidth=1, linestyle=style, label=line.generator)
+        told.append(f"{styles[style]} {line.generator}")
+        if number.lower is not None and number.upper is not None:
+            band(number.lower, number.upper, color=FLOOR, alpha=0.06, linewidth=0)
+    return f"Floors, real against real, with their 95 % intervals: {', '.join(told)}. " if told else ""
+
+
+def _logarithmic(axes: Axes, direction: Literal["x", "y"]) -> None:
+    """Make an axis logarithmic, its ticks plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    (axes.set_xscale if direction == "x" else axes.set_yscale)("log")
+    axis = axes.xaxis if direction == "x" else axes.yaxis
+    low, high = axis.get_data_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1, 3) if high < 1000 * low else (1,)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+# ---- learning curves
+
+
+def draw_losses(results: Results) -> Picture | None:
+    """Training and validation losses: a panel per generator, all its seeds."""
+    records = [(line, [(run, run.losses()) for run in line.runs]) for line in lines(results)]
+    records = [(line, pairs) for line, pairs in records if any(len(frame) for _, frame in pairs)]
+    if not records:
+        return None
+    look = looks(results)
+    columns = 4 if len(records) % 4 == 0 or len(records) > 9 else min(3, len(records))
+    rows = math.ceil(len(records) / columns)
+    figure = _figure(results, 11.5, 2.5 * rows)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes, (line, pairs) in zip(grid.flat, records, strict=False):
+        _curves(axes, [frame for _, frame in pairs if len(frame)], look[line.generator][0])
+        state = "" if line.status == "finished" else f" ({line.status})"
+        axes.set_title(_plain(line.generator) + state)
+        axes.set_xlabel("images seen (thousands)")
+    for axes in list(grid.flat)[len(records) :]:
+        axes.set_visible(False)
+    names = ", ".join(line.generator for line, _ in records)
+    return _picture(
+        figure,
+        "losses",
+        "Learning curves",
+        "Losses in training (coloured, a shade for each term) and on validation subjects (dark, dashed), means of at "
+        f"most {BLOCKS} blocks of steps, a line for each training seed. Different families have no common scale.",
+        f"Learning curves of {names}.",
+    )
+
+
+def _curves(axes: Axes, frames: Sequence[pd.DataFrame], colour: str) -> None:
+    """Draw one generator's losses; logarithmic where they are positive and span a factor of 30."""
+    everything = pd.concat(frames)
+    terms = list(dict.fromkeys(everything.loc[everything["split"] == "training", "name"]))
+    for number, frame in enumerate(frames):
+        for (split, name), part in frame.groupby(["split", "name"], sort=False):
+            part = _blocks(part)
+            training = split == "training"
+            shade = 1 - 0.55 * terms.index(name) / max(1, len(terms) - 1) if training and len(terms) > 1 else 1.0
+            axes.plot(
+                part["images_seen"] / 1000,
+                part["value"],
+                color=colour if training else INK,
+                alpha=shade,
+                linewidth=1.3,
+                linestyle="-" if training else (0, (4, 2)),
+                label=_plain(f"{name}{'' if training else ' (validation)'}") if number == 0 else None,
+            )
+    finite = everything.loc[np.isfinite(everything["value"]), "value"]
+    if len(finite) and finite.min() > 0 and finite.max() > 30 * finite.min():
+        _logarithmic(axes, "y")
+    axes.legend(fontsize=7.5, frameon=False, handlelength=1.6)
+
+
+def _blocks(part: pd.DataFrame) -> pd.DataFrame:
+    """Average a long record in equal blocks; values that are not finite stay as gaps."""
+    part = part.loc[:, ["images_seen", "value"]].replace([np.inf, -np.inf], np.nan)
+    if len(part) <= BLOCKS:
+        return part
+    block = np.arange(len(part)) * BLOCKS // len(part)
+    return part.groupby(block).mean()
+
+
+# ---- samples
+
+
+def draw_samples(results: Results, line: Line, real: Images | None) -> Picture | None:
+    """The first images of the first draw beside real test images, a row per class; one block if there are no classes.
+
+    Without leave to show patient images the real block is missing, and so are whole grids that may hold patients:
+    controls (they are made of training images) and what the memorisation check has caught.
+    """
+    if line.role == "floor" or line in withheld(results):
+        return None
+    run = next((run for run in line.runs if run.finished), None)
+    samples = run.samples() if run else None
+    if samples is None or not len(samples.pixels):
+        return None
+    names = results.class_names[:MAX_ROWS]
+    blocks = [("real test images", real), (f"{line.generator}", samples)] if real is not None else [("", samples)]
+    if line.conditional:
+        tiles = [[_of_class(images, index) for index in range(len(names))] for _, images in blocks]
+    else:
+        rows = min(3, max(1, len(names)))
+        tiles = [[_spread(images)[r * PER_CLASS : (r + 1) * PER_CLASS] for r in range(rows)] for _, images in blocks]
+    figure = _grid(results, tiles, [title for title, _ in blocks], list(names) if line.conditional else [])
+    sides = f"Left: real test images. Right: {line.generator}" if real is not None else line.generator
+    chosen = "the first of draw 1, not selected"
+    rows_are = "a row for each class" if line.conditional else "unconditional, so without classes"
+    more = f" (the first {MAX_ROWS} of {len(results.class_names)})" if len(results.class_names) > MAX_ROWS else ""
+    return _picture(
+        figure,
+        f"samples_{slug(line.generator)}",
+        f"Samples of {line.generator}",
+        f"{sides}: {chosen}; {rows_are}{more if line.conditional else ''}.",
+        f"Grid of images made by {line.generator}{' beside real test images' if real is not None else ''}, {rows_are}.",
+    )
+
+
+def withheld(results: Results) -> list[Line]:
+    """The generators whose images must not be shown, since they may be patients."""
+    made = [line for line in lines(results) if line.finished and line.role != "floor"]
+    return [] if results.patient_images else [line for line in made if line.role == "control" or line.copies]
+
+
+def slug(name: str) -> str:
+    """Make a name safe as part of a file name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._") or "unnamed"
+
+
+def _of_class(images: Images | None, label: int) -> np.ndarray:
+    assert images is not None
+    return images.pixels[images.labels == label][:PER_CLASS]
+
+
+def _spread(images: Images | None) -> np.ndarray:
+    """Take images evenly over the archive, which may be sorted by class."""
+    assert images is not None
+    count = min(len(images.pixels), 3 * PER_CLASS)
+    return images.pixels[np.arange(count) * len(images.pixels) // count]
+
+
+def _grid(results: Results, tiles: Sequence[Sequence[np.ndarray]], titles: Sequence[str], names: list[str]) -> Figure:
+    """Lay blocks of image rows side by side, one pixel of the montage on one pixel of the figure."""
+    height, width = _tile_size(next(row for block in tiles for row in block if len(row)).shape[-2:])
+    montages = [_montage(block, height, width) for block in tiles]
+    left = 12 + (10 + 9 * max(map(len, names)) if names else 0)
+    gap, top, bottom = 18, 26 if any(titles) else 6, 22
+    full_width = left + sum(m.shape[1] for m in montages) + gap * (len(montages) - 1) + 8
+    full_height = top + montages[0].shape[0] + bottom
+    figure = _figure(results, full_width / DPI, full_height / DPI, constrained=False)
+    x = left
+    for index, (montage, title) in enumerate(zip(montages, titles, strict=True)):
+        h, w = montage.shape[:2]
+        axes = figure.add_axes((x / full_width, bottom / full_height, w / full_width, h / full_height))
+        axes.imshow(montage, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="auto")
+        axes.grid(visible=False)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_visible(False)
+        axes.set_title(_plain(title), loc="left", fontsize=10)
+        if index == 0 and names:
+            axes.set_yticks([(row + 0.5) * h / len(names) for row in range(len(names))], [_plain(n) for n in names])
+            axes.tick_params(length=0)
+        x += w + gap
+    return figure
+
+
+def _tile_size(size: tuple[int, ...]) -> tuple[int, int]:
+    """Small images are enlarged by a whole factor, large ones reduced to 96."""
+    height, width = size
+    if max(height, width) > 96:
+        return max(1, round(height * 96 / max(size))), max(1, round(width * 96 / max(size)))
+    factor = max(1, 64 // max(height, width))
+    return height * factor, width * factor
+
+
+def _montage(rows: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
+    """Set rows of images [n, C, H, W] on white, two pixels apart: uint8 [rows, columns] or [rows, columns, 3]."""
+    from PIL import Image
+
+    colour = any(len(row) and row.shape[1] >= 3 for row in rows)
+    shape = (len(rows) * (height + 2), PER_CLASS * (width + 2), *((3,) if colour else ()))
+    canvas = np.full(shape, 255, dtype=np.uint8)
+    for r, row in enumerate(rows):
+        for c, pixels in enumerate(row[:PER_CLASS]):
+            array = np.moveaxis(pixels[:3], 0, -1) if colour and pixels.shape[0] >= 3 else pixels[0]
+            resample = Image.Resampling.NEAREST if height >= array.shape[0] else Image.Resampling.LANCZOS
+            tile = np.asarray(Image.fromarray(np.ascontiguousarray(array)).resize((width, height), resample))
+            tile = np.repeat(tile[..., None], 3, axis=-1) if colour and tile.ndim == 2 else tile
+            y, x = r * (height + 2) + 1, c * (width + 2) + 1
+            canvas[y : y + height, x : x + width] = tile
+    return canvas
+
+
+# ---- quality against cost
+
+
+def draw_quality_cost(results: Results) -> Picture | None:
+    """Distance against training time, with the families that none beats in both joined by a line."""
+    first, look = first_distance(results), looks(results)
+    points = []
+    for line in lines(results):
+        seconds, number = line.costs.get("training_seconds"), line.numbers.get(first) if first else None
+        if line.role != "floor" and seconds is not None and number is not None and math.isfinite(number.mean):
+            points.append((line, max(seconds, 1e-3), number))
+    if not points or first is None:
+        return None
+    figure = _figure(results, 8, 4.6)
+    axes = figure.subplots()
+    for line, seconds, number in points:
+        colour, marker = look[line.generator]
+        if number.lower is not None and number.upper is not None:
+            axes.vlines(seconds, number.lower, number.upper, color=colour, linewidth=1.2, alpha=0.7)
+        axes.plot(
+            seconds, number.mean, marker, color=colour, markersize=8.5, markeredgecolor="white", markeredgewidth=0.6
+        )
+    _floor_lines(axes, results, first, vertical=False)
+    low, high = axes.dataLim.intervaly
+    if low > 0 and high > 20 * low:
+        _logarithmic(axes, "y")
+    families = sorted((seconds, number.mean) for line, seconds, number in points if line.role == "family")
+    front: list[tuple[float, float]] = []
+    for seconds, distance in families:
+        if not front or distance < front[-1][1]:
+            front.append((seconds, distance))
+    if len(front) > 1:
+        axes.plot(*zip(*front, strict=True), color="#999999", linewidth=1, zorder=0, label="not beaten in both")
+    axes.set_xscale("log")
+    axes.set_xlabel("training time")
+    axes.set_ylabel(str(number_name(results, first)))
+    axes.margins(0.14, 0.12)
+    shortest, longest = axes.get_xlim()
+    ticks: list[float] = []
+    for times in TIMES:
+        ticks += [tick for tick in times if shortest <= tick <= longest] if len(ticks) < 3 else []
+    axes.set_xticks(ticks, [duration(tick).replace(" 00 s", "").replace(" 00 min", "") for tick in ticks])
+    axes.set_xticks([], minor=True)
+    handles, texts = axes.get_legend_handles_labels()
+    if handles:
+        axes.legend(handles, [_plain(text) for text in texts], fontsize=8, frameon=False, loc="best")
+    _label_points(figure, axes, [(line.generator, seconds, number.mean) for line, seconds, number in points])
+    told = "; ".join(f"{line.generator} {duration(s)}, FD {number.mean:.4g}" for line, s, number in points)
+    return _picture(
+        figure,
+        "quality_cost",
+        "Quality against cost",
+        f"{number_name(results, first)} against training time; better to the lower left. Vertical: 95 % intervals. "
+        f"{'Grey line: families that no other beats in both. ' if len(front) > 1 else ''}Grey marks: controls.",
+        f"Scatter plot of distance against training time: {told}.",
+    )
+
+
+def _label_points(figure: Figure, axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
+    """Write each name beside its point, at the nearest place that is free, with a line to it from farther off."""
+    figure.canvas.draw()  # fixes the layout, so that extents are known
+    centres = [axes.transData.transform((x, y)) for _, x, y in points]
+    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in centres]
+    frame = axes.get_window_extent()
+    around = ((1, 0), (-1, 0), (0.9, 0.9), (-0.9, 0.9), (0.9, -0.9), (-0.9, -0.9), (0, 1.3), (0, -1.3))
+    places = [(radius * dx, radius * dy) for radius in (9, 20, 34, 50) for dx, dy in around]
+    for name, x, y in points:
+        found: list[tuple[float, int, tuple[float, float, float, float]]] = []
+        for number, (dx, dy) in enumerate(places):
+            note = _note(axes, name, x, y, dx, dy)
+            box = note.get_window_extent()
+            note.remove()
+            crossed = sum(box.x0 < x1 and box.x1 > x0 and box.y0 < y1 and box.y1 > y0 for x0, y0, x1, y1 in taken)
+            outside = box.x1 > frame.x1 or box.x0 < frame.x0 or box.y1 > frame.y1 or box.y0 < frame.y0
+            found.append((crossed + 10 * outside, number, (box.x0, box.y0, box.x1, box.y1)))
+            if not crossed and not outside:
+                break
+        _, number, box_taken = min(found)
+        taken.append(box_taken)
+        _note(axes, name, x, y, *places[number])
+        if number >= len(around):
+            line = {"arrowstyle": "-", "color": "#999999", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4}
+            axes.annotate("", (x, y), places[number], textcoords="offset points", arrowprops=line)
+
+
+def _note(axes: Axes, name: str, x: float, y: float, dx: float, dy: float) -> Annotation:
+    """Write a name at an offset in points from a place in the data."""
+    side = "left" if dx > 0 else "right" if dx < 0 else "center"
+    return axes.annotate(
+        _plain(name), (x, y), (dx, dy), textcoords="offset points", ha=side, va="center", fontsize=8.5, color=INK
+    )
+
+
+# ---- style and files
+
+
+@contextlib.contextmanager
+def _style() -> Iterator[None]:
+    """Our settings for the time of drawing, then the user's again."""
+    import matplotlib as mpl
+    import seaborn as sns
+
+    ours = {
+        **sns.axes_style("whitegrid"),
+        **sns.plotting_context("paper", font_scale=1.05),
+        "font.family": ["DejaVu Sans"],  # comes with matplotlib: the same letters everywhere
+        "svg.fonttype": "none",  # text stays text: small, searchable
+        "svg.hashsalt": "medgenbench",  # equal figures give equal bytes
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "axes.edgecolor": "#BBBBBB",
+        "grid.color": "#E6E6E6",
+        "axes.titlesize": 10,
+        "axes.titlelocation": "left",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "figure.dpi": DPI,
+        "savefig.dpi": DPI,
+    }
+    with mpl.rc_context(ours):
+        yield
+
+
+def _figure(results: Results, width: float, height: float, *, constrained: bool = True) -> Figure:
+    """A figure that pyplot doesn't know, with the data named at its foot."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained" if constrained else None)
+    foot = results.data_label + (f" – {results.stamp.upper()}" if results.stamp else "")
+    text = figure.text(0.995, 4 / (height * DPI), _plain(foot), ha="right", va="bottom", fontsize=7, color="#777777")
+    text.set_in_layout(False)
+    if constrained:
+        layout = figure.get_layout_engine()
+        assert layout is not None
+        layout.set(rect=(0, 14 / (height * DPI), 1, 1 - 14 / (height * DPI)))  # type: ignore[call-arg]
+    return figure
+
+
+def _picture(figure: Figure, name: str, title: str, caption: str, alt: str) -> Picture:
+    files = {}
+    for kind, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=kind, metadata=metadata)
+        files[kind] = buffer.getvalue()
+    return Picture(name, title, caption, alt, files["svg"], files["png"])
+
+
+def _plain(text: str) -> str:
+    """Keep names from being read as formulas."""
+    return text.replace("$", r"\$")

@@ -1,0 +1,287 @@
+"""The one reader of a results folder: files in, plain frozen records out.
+
+It judges nothing and formats nothing. A run whose files are absent (or not whole) is 'pending'; one that failed keeps
+its status and its reason. Images and losses are read when they are asked for, so that tables cost little.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from bench.errors import InputError
+from bench.store import read_json
+
+ALL = "all"
+"""The class name of scores over all classes together."""
+STATUSES = ("finished", "failed", "diverged", "interrupted", "pending")
+COLUMNS = (
+    "generator", "role", "seed", "class", "features", "measure", "mean", "std", "draws", "n_real", "n_generated",
+    "lower", "upper", "flag", "status",
+)  # fmt: skip
+COST_ORDER = ("training_seconds", "seconds_per_1000_samples", "peak_memory_bytes", "parameters")
+
+
+class Key(NamedTuple):
+    """What a number is of: which class (or 'all'), seen through which features, by which measure."""
+
+    label: str
+    features: str
+    measure: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number of one run: mean and deviation over the draws, and the interval over test subjects."""
+
+    mean: float
+    std: float
+    draws: int
+    n_real: int
+    n_generated: int
+    lower: float | None
+    upper: float | None
+    flag: str
+    draw_values: tuple[float, ...]
+    replicates: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Images:
+    """Stored images: uint8 [n, channels, height, width] and the class index of each, [n]."""
+
+    pixels: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Run:
+    """One row of the plan: a generator trained from one seed (or a floor), with what came of it."""
+
+    generator: str
+    role: str
+    seed: int
+    status: str
+    reason: str
+    family: str = ""
+    conditional: bool = True
+    images_seen: int | None = None
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    policy: Mapping[str, Any] = field(default_factory=dict)
+    costs: Mapping[str, float] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    scores: Mapping[Key, Score] = field(default_factory=dict)
+    folder: Path | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether training and evaluation both ended well."""
+        return self.status == "finished"
+
+    def samples(self) -> Images | None:
+        """The generated images of the first draw, if they were stored."""
+        return _images(self.folder / "samples.npz") if self.folder else None
+
+    def losses(self) -> pd.DataFrame:
+        """The loss record: columns step, images_seen, split, name, value; empty where there is none."""
+        columns = {"step": int, "images_seen": int, "split": str, "name": str, "value": float}
+        path = self.folder / "losses.csv" if self.folder else None
+        if path is None or not path.is_file():
+            return pd.DataFrame(columns=list(columns))
+        with path.open(newline="", encoding="utf-8") as file:
+            lines = [line for line in csv.DictReader(file) if all(line.get(column) for column in columns)]
+        try:
+            return pd.DataFrame({name: [kind(line[name]) for line in lines] for name, kind in columns.items()})
+        except ValueError as error:
+            raise InputError(f"{path}: not a record of losses: {error}") from None
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """A results folder as read: the plan's rows in its order, and what all of them share."""
+
+    folder: Path
+    name: str
+    stamp: str | None
+    runs: tuple[Run, ...]
+    data: Mapping[str, Any]
+    split: Mapping[str, Any]
+    classes: tuple[Mapping[str, Any], ...]
+    protocol: Mapping[str, Any]
+    features: Mapping[str, Mapping[str, Any]]
+    suite: Mapping[str, Any]
+    suite_text: str
+
+    @property
+    def generators(self) -> tuple[str, ...]:
+        """The names of the rows, each once, in the plan's order."""
+        return tuple(dict.fromkeys(run.generator for run in self.runs))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes in label order."""
+        return tuple(str(name) for name in self.data["class_names"])
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the images are a phantom and not patients."""
+        return bool(self.data.get("simulated"))
+
+    @property
+    def data_label(self) -> str:
+        """The data's title; a phantom always says that it is one."""
+        title = str(self.data.get("title", "unnamed data"))
+        return f"{title} (phantom)" if self.simulated and "phantom" not in title.lower() else title
+
+    @property
+    def patient_images(self) -> bool:
+        """Whether real images may be shown."""
+        return bool(self.suite.get("patient_images", True)) and (self.folder / "real.npz").is_file()
+
+    def of(self, generator: str) -> tuple[Run, ...]:
+        """The runs of one generator, in seed order as planned."""
+        return tuple(run for run in self.runs if run.generator == generator)
+
+    def real(self) -> Images | None:
+        """Some real test images of every class; None where patient images must not be shown."""
+        return _images(self.folder / "real.npz") if self.patient_images else None
+
+
+def read_results(folder: Path) -> Results:
+    """Read everything the report needs but images and losses.
+
+    Raises:
+        InputError: the folder holds no plan.json or reference.json that can be read.
+    """
+    plan, reference = (_required(folder, name) for name in ("plan.json", "reference.json"))
+    suite_text = folder / "suite.yaml"
+    try:
+        return Results(
+            folder=folder,
+            name=str(plan["suite"]),
+            stamp=plan.get("stamp"),
+            runs=tuple(_run(folder, row) for row in plan["rows"]),
+            data=reference["data"],
+            split=reference["split"],
+            classes=tuple(reference["classes"]),
+            protocol=reference["protocol"],
+            features=reference["features"],
+            suite=read_json(folder / "suite.json") or {},
+            suite_text=suite_text.read_text(encoding="utf-8") if suite_text.is_file() else "",
+        )
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{folder}: plan.json or reference.json lacks {error}") from error
+
+
+def results_frame(results: Results) -> pd.DataFrame:
+    """Return every number in long form: one row per run and score, costs last (features '', class 'all').
+
+    Sorted in the plan's order, then as stored. A run without any number is one row with an empty measure, so that its
+    status is not lost.
+    """
+    rows: list[tuple[Any, ...]] = []
+    for run in results.runs:
+        head = (run.generator, run.role, run.seed)
+        numbers: list[tuple[Any, ...]] = [
+            (*key, s.mean, s.std, s.draws, s.n_real, s.n_generated, s.lower, s.upper, s.flag)
+            for key, s in run.scores.items()
+        ]
+        costs = [name for name in COST_ORDER if name in run.costs] + sorted(set(run.costs) - set(COST_ORDER))
+        numbers += [(ALL, "", name, run.costs[name], *[None] * 6, "") for name in costs]
+        rows += [(*head, *number, run.status) for number in numbers or [(ALL, "", "", *[None] * 7, "")]]
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    whole = dict.fromkeys(["draws", "n_real", "n_generated"], "Int64")
+    real = dict.fromkeys(["mean", "std", "lower", "upper"], "float64")
+    return frame.astype({**whole, **real})
+
+
+def _required(folder: Path, name: str) -> dict[str, Any]:
+    record = read_json(folder / name)
+    if record is None:
+        state = "can't be read" if (folder / name).exists() else "is absent"
+        raise InputError(f"{folder}: no results folder that can be reported: {name} {state}")
+    return record
+
+
+def _run(folder: Path, row: Mapping[str, Any]) -> Run:
+    """Join a row of the plan with the records of its training and of its evaluation."""
+    path = folder / str(row["run"])
+    generator, role, seed = str(row["generator"]), str(row["role"]), int(row["seed"])
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"{folder}: plan.json names a run outside of the folder: {row['run']}")
+    result = read_json(path / "result.json")
+    evaluation = read_json(path / str(row["evaluation"]))
+    if result is None and not (evaluation and role == "floor"):  # a floor trains nothing
+        return Run(generator, role, seed, "pending", "not run yet")
+    status, reason = _status(result or {"status": "finished"}, evaluation)
+    result = result or {}
+    return Run(
+        generator,
+        role,
+        seed,
+        status,
+        reason,
+        family=str(result.get("family", "")),
+        conditional=bool(result.get("conditional", True)),
+        images_seen=result.get("images_seen"),
+        hyperparameters=result.get("hyperparameters") or {},
+        policy=result.get("policy") or {},
+        costs={name: float(value) for name, value in (result.get("costs") or {}).items() if value is not None},
+        environment=result.get("environment") or {},
+        scores=_scores(evaluation or {}),
+        folder=path,
+    )
+
+
+def _status(result: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -> tuple[str, str]:
+    """The status of both together: training's own if it did not finish, else the evaluation's."""
+    status, reason = str(result.get("status", "failed")), str(result.get("reason") or "")
+    if status == "finished" and evaluation is None:
+        return "pending", "trained, not evaluated yet"
+    if status == "finished" and evaluation is not None and evaluation.get("status", "finished") != "finished":
+        status, reason = str(evaluation["status"]), f"evaluation: {evaluation.get('reason') or 'no reason stored'}"
+    if status not in STATUSES:
+        status, reason = "failed", f"unknown status {status!r} {reason}".strip()
+    return status, reason or ("" if status == "finished" else "no reason stored")
+
+
+def _scores(evaluation: Mapping[str, Any]) -> dict[Key, Score]:
+    replicates = evaluation.get("replicates") or {}
+    scores = {}
+    for entry in evaluation.get("scores") or ():
+        key = Key(str(entry["class"]), str(entry.get("features") or ""), str(entry["measure"]))
+        scores[key] = Score(
+            mean=_number(entry.get("mean")),
+            std=_number(entry.get("std")),
+            draws=int(entry.get("draws") or 0),
+            n_real=int(entry.get("n_real") or 0),
+            n_generated=int(entry.get("n_generated") or 0),
+            lower=entry.get("lower"),
+            upper=entry.get("upper"),
+            flag=str(entry.get("flag") or ""),
+            draw_values=tuple(_number(value) for value in entry.get("values") or ()),
+            replicates=tuple(_number(value) for value in replicates.get("/".join(key)) or ()),
+        )
+    return scores
+
+
+def _number(value: Any) -> float:
+    """JSON has no NaN: what could not be computed is null."""
+    return math.nan if value is None else float(value)
+
+
+def _images(path: Path) -> Images | None:
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return Images(archive["images"], archive["labels"])
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: not an archive of images: {error}") from None

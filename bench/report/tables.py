@@ -1,0 +1,609 @@
+"""Scores into tables: combine training seeds, order the rows, lay out the columns, write Markdown and LaTeX.
+
+A table is built once, as plain cells, and rendered later (HTML: the page's template); `summary_table` is the same
+content in full precision. Nothing here draws, and nothing here says who won (`bench.report.page` does, where allowed).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from statistics import fmean, median
+
+import pandas as pd
+
+from bench.metrics.records import MEASURES
+from bench.metrics.statistics import interval, mean_std, nested
+from bench.report.results import ALL, COST_ORDER, Key, Results, Run
+
+COPYING = -3.0
+"""C_T is a z-score, negative where generated images lie nearer to training images than validation images do."""
+DISTANCES = ("frechet_distance", "kernel_distance")
+LEADING = ("precision", "recall", "coverage", "memorization")
+SHORT = {
+    "frechet_distance": "FD",
+    "kernel_distance": "KD",
+    "inception_score": "IS",
+    "precision": "Precision",
+    "recall": "Recall",
+    "density": "Density",
+    "coverage": "Coverage",
+    "memorization": "C_T",
+    "near_copies": "Near copies",
+    "ssim_diversity": "SSIM of pairs",
+    "ssim_reconstruction": "SSIM rec.",
+    "mse_reconstruction": "MSE rec.",
+}
+AGAINST = {
+    "inception_score": "",
+    "ssim_diversity": "",
+    "memorization": "vs training",
+    "near_copies": "vs training",
+    "ssim_reconstruction": "of test",
+    "mse_reconstruction": "of test",
+}
+ARROWS = {"higher": "↑", "lower": "↓"}
+NOTHING = "–"
+ROLES = {"floor": "Floor: real against real", "family": "Families", "control": "Controls"}
+
+
+@dataclass(frozen=True)
+class Number:
+    """One number of one generator, joined over its finished training seeds.
+
+    `std` is the sampling deviation (over draws; root mean square over seeds), `training_std` the deviation over seeds
+    (None for one), `lower` and `upper` the interval over test subjects, nested in the seeds where there are several.
+    """
+
+    mean: float
+    std: float
+    training_std: float | None
+    lower: float | None
+    upper: float | None
+    n_generated: int
+    draws: int
+    flags: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One generator: its runs joined."""
+
+    generator: str
+    role: str
+    runs: tuple[Run, ...]
+    numbers: dict[Key, Number]
+    costs: dict[str, float]
+
+    @property
+    def finished(self) -> int:
+        """How many training seeds ended well."""
+        return sum(run.finished for run in self.runs)
+
+    @property
+    def status(self) -> str:
+        """'finished' if any seed did, else the first seed's status."""
+        return "finished" if self.finished else self.runs[0].status
+
+    @property
+    def conditional(self) -> bool:
+        """Whether its images have classes."""
+        return all(run.conditional for run in self.runs)
+
+    @property
+    def copies(self) -> bool:
+        """Whether the memorisation check caught it."""
+        return any(key.measure == "memorization" and number.mean < COPYING for key, number in self.numbers.items())
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What stands in a table: the number, and what belongs beside it."""
+
+    text: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.text} {self.detail}".strip()
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column's head: short title with the better direction, and the protocol."""
+
+    title: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.title} ({self.detail})" if self.detail else self.title
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table before it is rendered: sections of rows, the first cell of each row being its head."""
+
+    name: str
+    caption: str
+    columns: tuple[Column, ...]
+    sections: tuple[tuple[str, tuple[tuple[Cell, ...], ...]], ...]
+    notes: tuple[str, ...] = ()
+
+
+# ---- joining and ordering
+
+
+@lru_cache(maxsize=2)
+def lines(results: Results) -> tuple[Line, ...]:
+    """Join the runs of each generator; floors first, families by the first distance, then controls."""
+    first = first_distance(results)
+
+    def place(line: Line) -> tuple[int, float]:
+        number = line.numbers.get(first) if first and line.role == "family" else None
+        return [*ROLES, line.role].index(line.role), number.mean if number and math.isfinite(number.mean) else math.inf
+
+    return tuple(sorted((_line(results, name) for name in results.generators), key=place))  # ties: the plan's order
+
+
+def first_distance(results: Results) -> Key | None:
+    """The number that orders the table: the Fréchet distance on the first features that could be had."""
+    keys = score_keys(results)
+    return next((key for measure in DISTANCES for key in keys if key.measure == measure), None)
+
+
+def score_keys(results: Results, label: str = ALL) -> list[Key]:
+    """Every number there is for a class, by features in the suite's order and then by measure."""
+    found = {key for run in results.runs for key in run.scores if key.label == label}
+    features, measures = [*results.features, ""], list(MEASURES)
+
+    def place(key: Key) -> tuple[int, str, int, str]:
+        return _index(features, key.features), key.features, _index(measures, key.measure), key.measure
+
+    return sorted(found, key=place)
+
+
+def _index(known: Sequence[str], name: str) -> int:
+    return known.index(name) if name in known else len(known)
+
+
+def _line(results: Results, generator: str) -> Line:
+    runs = results.of(generator)
+    done = [run for run in runs if run.finished]
+    keys = dict.fromkeys(key for run in done for key in run.scores)
+    measured = [run for run in runs if run.costs]
+    costs = dict.fromkeys(name for run in measured for name in run.costs)
+    return Line(
+        generator,
+        runs[0].role,
+        runs,
+        {key: _join([run for run in done if key in run.scores], key) for key in keys},
+        {name: fmean(run.costs[name] for run in measured if name in run.costs) for name in costs},
+    )
+
+
+def _join(runs: Sequence[Run], key: Key) -> Number:
+    scores = [run.scores[key] for run in runs]
+    means = [score.mean for score in scores]
+    lower, upper = scores[0].lower, scores[0].upper
+    if len(scores) > 1:
+        lower, upper = _nested_interval(fmean(means), [score.replicates for score in scores])
+    return Number(
+        mean=fmean(means),
+        std=math.sqrt(fmean(score.std**2 for score in scores)),
+        training_std=mean_std(means)[1] if len(means) > 1 and all(map(math.isfinite, means)) else None,
+        lower=lower,
+        upper=upper,
+        n_generated=scores[0].n_generated,
+        draws=scores[0].draws,
+        flags=frozenset(flag.strip() for score in scores for flag in re.split("[,;]", score.flag) if flag.strip()),
+    )
+
+
+def _nested_interval(mean: float, replicates: Sequence[Sequence[float]]) -> tuple[float | None, float | None]:
+    """The interval over subjects and trainings; none where a training has no replicates, or other ones."""
+    sizes = {len(row) for row in replicates}
+    if len(sizes) > 1 or min(sizes) < 2 or not all(math.isfinite(value) for row in replicates for value in row):
+        return None, None
+    return interval(mean, nested(replicates))
+
+
+# ---- names and numbers as people read them
+
+
+def number_name(results: Results, key: Key) -> Column:
+    """Name a number with its protocol: how many images, which features, against which side.
+
+    An example is `FD@280 (domain, vs test)`.
+    """
+    counts = sorted({run.scores[key].n_generated for run in results.runs if key in run.scores} - {0})
+    n = f"@{counts[0]}" if len(counts) == 1 else f"@{counts[0]}–{counts[-1]}" if counts else ""
+    measure = MEASURES.get(key.measure)
+    short = SHORT.get(key.measure) or (measure.title if measure else key.measure)
+    parts = [key.features, AGAINST.get(key.measure, "vs test")]
+    return Column(f"{short}{n}", ", ".join(part for part in parts if part))
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as a person would: '0.42 s', '3 min 12 s', '2 h 05 min'."""
+    if seconds < 60:
+        return f"{seconds:.3g} s" if round(seconds, 1) < 60 else "1 min 00 s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def cost_text(name: str, value: float | None) -> str:
+    """Write a cost in the unit of its column."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    if name == "peak_memory_bytes":
+        return f"{value / 2**20:,.0f}"
+    if name == "parameters":
+        return next((f"{value / size:.3g} {unit}" for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+                     if value >= size), f"{value:.0f}")  # fmt: skip
+    return duration(value)
+
+
+def decimals(numbers: Iterable[Number]) -> int:
+    """Digits after the point for a column: two significant digits of the typical deviation, three of the values."""
+    numbers = [number for number in numbers if math.isfinite(number.mean)]
+    deviations = [number.std for number in numbers if number.std > 1e-9 * abs(number.mean)]  # not rounding errors
+    sizes = [abs(number.mean) for number in numbers if number.mean]
+    if not deviations and not sizes:
+        return 2
+    digits = 1 - math.floor(math.log10(median(deviations))) if deviations else 2 - math.floor(math.log10(median(sizes)))
+    return max(0, min(4, digits))
+
+
+def number_cell(number: Number | None, digits: int) -> Cell:
+    """Write mean ± sampling deviation, and the interval over test subjects where there is one."""
+    if number is None or not math.isfinite(number.mean):
+        return Cell(NOTHING)
+    text = _signed(number.mean, digits)
+    if math.isfinite(number.std) and number.draws > 1:
+        text += f" ± {number.std:.{digits}f}"
+    if number.lower is None or number.upper is None:
+        return Cell(text)
+    return Cell(text, f"[{_signed(number.lower, digits)}, {_signed(number.upper, digits)}]")
+
+
+def _signed(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}".replace("-", "−")
+
+
+# ---- the tables
+
+COST_COLUMNS = {
+    "training_seconds": Column("Training ↓", "wall-clock"),
+    "seconds_per_1000_samples": Column("Sampling ↓", "per 1,000 images"),
+    "peak_memory_bytes": Column("Memory ↓", "peak, MiB"),
+    "parameters": Column("Parameters"),
+}
+
+
+def main_table(results: Results, ranks: Mapping[str, int] | None = None) -> Table:
+    """The table that is read first: distances on every features, fidelity, diversity, memorisation, costs."""
+    joined, keys = lines(results), leading_keys(results)
+    several = any(number.training_std is not None for line in joined for number in line.numbers.values())
+    columns, bodies = [Column("Generator"), Column("Seeds", "finished")], [_head(line) for line in joined]
+    if ranks:
+        columns.insert(1, Column("Rank"))
+        for line, body in zip(joined, bodies, strict=True):
+            body.insert(1, Cell(str(ranks.get(line.generator, NOTHING))))
+    for key in keys:
+        _add_scores(results, joined, key, columns, bodies)
+        if several and key.measure == "frechet_distance":
+            columns.append(Column("Seed std", f"of FD, {key.features}"))
+            digits = decimals(line.numbers[key] for line in joined if key in line.numbers)
+            for line, body in zip(joined, bodies, strict=True):
+                spread = line.numbers[key].training_std if key in line.numbers else None
+                body.append(Cell(NOTHING if spread is None else f"± {spread:.{digits}f}"))
+    for name in (name for name in COST_ORDER if any(name in line.costs for line in joined)):
+        columns.append(COST_COLUMNS[name])
+        for line, body in zip(joined, bodies, strict=True):
+            body.append(Cell(cost_text(name, line.costs.get(name))))
+    caption = f"Quality and cost on {results.data_label}"
+    notes = _notes(results, joined, keys, columns, ranks)
+    return Table("main", caption, tuple(columns), _sections(joined, bodies), tuple(notes))
+
+
+def further_table(results: Results) -> Table | None:
+    """Every measure that the main table leaves out; None if it leaves out none."""
+    joined = lines(results)
+    keys = [key for key in score_keys(results) if key not in leading_keys(results)]
+    columns, bodies = [Column("Generator")], [_head(line)[:1] for line in joined]
+    for key in keys:
+        _add_scores(results, joined, key, columns, bodies)
+    notes = [_dagger(results)] if any(_small(joined, key) for key in keys) else []
+    caption = f"Further measures on {results.data_label}"
+    return Table("further", caption, tuple(columns), _sections(joined, bodies), tuple(notes)) if keys else None
+
+
+def class_tables(results: Results) -> list[Table]:
+    """The distance of every class, a table for each features that has one."""
+    joined, tables = lines(results), []
+    few = [str(entry["name"]) for entry in results.classes if entry.get("few")]
+    everything = [key for name in results.class_names for key in score_keys(results, name)]
+    features = dict.fromkeys(key.features for key in everything if key.measure == "frechet_distance")
+    for used in features:
+        columns, bodies = [Column("Generator")], [_head(line)[:1] for line in joined]
+        keys = [Key(name, used, "frechet_distance") for name in results.class_names]
+        for key in keys:
+            _add_scores(results, joined, key, columns, bodies)
+            marks = ("†" if _small(joined, key) else "") + ("‡" if key.label in few else "")
+            columns[-1] = Column(key.label + marks, f"{number_name(results, key).title}, vs test")
+        notes = [_dagger(results)] if any(_small(joined, key) for key in keys) else []
+        if few:
+            notes.append(f"‡ {few_classes(results)}.")
+        whole = [line.generator for line in joined if line.role != "floor" and line.finished and not line.conditional]
+        if whole:
+            notes.append(f"{NOTHING} Unconditional, so without numbers by class: {', '.join(whole)}.")
+        caption = f"FD by class ({used}, vs test of the same class) on {results.data_label}; lower is better"
+        tables.append(Table(f"class-{used}", caption, tuple(columns), _sections(joined, bodies), tuple(notes)))
+    return tables
+
+
+def few_classes(results: Results) -> str:
+    """Name the classes with too few test images, and how many they have; '' if there are none."""
+    few = [f"{entry['name']} ({entry['test']})" for entry in results.classes if entry.get("few")]
+    return f"Too few test images for a distance of its own: {', '.join(few)}" if few else ""
+
+
+def leading_keys(results: Results) -> list[Key]:
+    """The numbers of the main table: every Fréchet distance, and one each of the leading other measures."""
+    keys = score_keys(results)
+    chosen = [key for key in keys if key.measure == "frechet_distance"] or [k for k in [first_distance(results)] if k]
+    for measure in LEADING:
+        chosen += [key for key in keys if key.measure == measure][:1]
+    return chosen
+
+
+def _add_scores(
+    results: Results, joined: Sequence[Line], key: Key, columns: list[Column], bodies: list[list[Cell]]
+) -> None:
+    """Append a number's column to the head and to every row."""
+    name = number_name(results, key)
+    measure = MEASURES.get(key.measure)
+    mark = "†" if _small(joined, key) else ""
+    arrow = ARROWS.get(measure.better, "") if measure else ""
+    digits = decimals(line.numbers[key] for line in joined if key in line.numbers)
+    detail = name.detail
+    real = [line.numbers[key] for line in joined if line.role == "floor" and key in line.numbers]
+    if key.measure in ("inception_score", "ssim_diversity") and real and math.isfinite(real[0].mean):
+        detail = "; ".join(part for part in (detail, f"real data {real[0].mean:.{digits}f}") if part)
+    columns.append(Column(f"{name.title}{mark} {arrow}".strip(), detail))
+    for line, body in zip(joined, bodies, strict=True):
+        body.append(number_cell(line.numbers.get(key), digits))
+
+
+def _head(line: Line) -> list[Cell]:
+    """The first two cells of a row: the name, with its status unless that is 'finished', and the seeds."""
+    planned = len(line.runs)
+    seeds = NOTHING if line.role == "floor" else f"{line.finished}" + (
+        f" of {planned}" if line.finished < planned else "")  # fmt: skip
+    return [Cell(line.generator, "" if line.status == "finished" else line.status), Cell(seeds)]
+
+
+def _sections(
+    joined: Sequence[Line], bodies: Sequence[list[Cell]]
+) -> tuple[tuple[str, tuple[tuple[Cell, ...], ...]], ...]:
+    roles = dict.fromkeys(line.role for line in joined)
+    pairs = list(zip(joined, bodies, strict=True))
+    return tuple((ROLES.get(role, role), tuple(tuple(b) for line, b in pairs if line.role == role)) for role in roles)
+
+
+def _small(joined: Iterable[Line], key: Key) -> bool:
+    """Whether so few images bias the number: it is the Fréchet distance that they do."""
+    return key.measure == "frechet_distance" and any(
+        "n < 2d" in line.numbers[key].flags for line in joined if key in line.numbers
+    )
+
+
+def _dagger(results: Results) -> str:
+    sizes = [f"{name} d = {entry['dimensions']}" for name, entry in results.features.items() if entry.get("dimensions")]
+    return (
+        f"† Fewer images than twice the feature dimensions (n < 2d; {', '.join(sizes)}): biased upwards; "
+        "compare at the same n only, as with the floor."
+    )
+
+
+def _notes(
+    results: Results,
+    joined: Sequence[Line],
+    keys: Sequence[Key],
+    columns: Sequence[Column],
+    ranks: Mapping[str, int] | None,
+) -> list[str]:
+    """What a reader must know beside the main table."""
+    notes = [f"{results.stamp.capitalize()}."] if results.stamp else []
+    if results.simulated:
+        notes.append("Data are a phantom (simulated), not patients.")
+    draws = results.protocol.get("draws", "several")
+    notes.append(
+        f"Mean ± sampling deviation over {draws} draws; [95 % bootstrap interval over test subjects, nested in the "
+        "training seeds where there are several]; @n: that many real and as many generated images."
+    )
+    if any(column.title == "Seed std" for column in columns):
+        notes.append("Seed std: deviation over training seeds.")
+    if ranks:
+        notes.append("Rank: one more than the families whose interval of the first distance lies wholly below.")
+    else:
+        notes.append("Families stand in the order of the first distance; this is no ranking.")
+    if any(_small(joined, key) for key in keys):
+        notes.append(_dagger(results))
+    for name, entry in results.features.items():
+        if entry.get("status") != "ok":
+            notes.append(f"No numbers on {name} features: {entry.get('reason') or entry.get('status')}.")
+    ended: dict[tuple[str, str], list[str]] = {}
+    for run in (run for line in joined for run in line.runs if not run.finished):
+        ended.setdefault((run.generator, said(run)), []).append(str(run.seed))
+    for (generator, end), seeds in ended.items():
+        notes.append(f"{generator}, seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}: {end}.")
+    return notes
+
+
+def said(run: Run) -> str:
+    """How a run ended, in a few words: 'failed: out of memory'."""
+    reason = run.reason.strip().rstrip(".")
+    return reason if reason.startswith(run.status) else f"{run.status}: {reason}"
+
+
+def summary_table(results: Results) -> pd.DataFrame:
+    """Return one row per generator, in the table's order, every number in full precision and in columns of its own.
+
+    A number called `FD@280 (domain, vs test)` has the columns of that name and of that name followed by ` sampling
+    std`, ` training std`, ` lower` and ` upper`; costs keep their names and units (seconds, bytes).
+    """
+    records: list[dict[str, object]] = []
+    for line in lines(results):
+        reasons = [f"seed {run.seed}: {run.reason}" for run in line.runs if not run.finished]
+        record: dict[str, object] = {
+            "generator": line.generator,
+            "role": line.role,
+            "status": line.status,
+            "reason": "; ".join(reasons),
+            "seeds": len(line.runs),
+            "seeds_finished": line.finished,
+        }
+        for key in score_keys(results):
+            name, number = str(number_name(results, key)), line.numbers.get(key)
+            record[name] = number.mean if number else None
+            record[f"{name} sampling std"] = number.std if number else None
+            record[f"{name} training std"] = number.training_std if number else None
+            record[f"{name} lower"] = number.lower if number else None
+            record[f"{name} upper"] = number.upper if number else None
+        records.append(record | {cost: line.costs.get(cost) for cost in COST_ORDER})
+    frame = pd.DataFrame(records)
+    texts = ["generator", "role", "status", "reason", "seeds", "seeds_finished"]
+    return frame.astype({name: "float64" for name in frame.columns if name not in texts})
+
+
+def class_summary(results: Results) -> pd.DataFrame:
+    """Return the distance of every generator and class in full precision, joined over training seeds.
+
+    Columns: generator, role, features, class, n, the mean, sampling_std, training_std, lower, upper and flag.
+    """
+    columns = "generator role features class n frechet_distance sampling_std training_std lower upper flag"
+    keys = [key for name in results.class_names for key in score_keys(results, name)]
+    rows = [
+        (line.generator, line.role, key.features, key.label, n.n_generated, n.mean, n.std, n.training_std, n.lower,
+         n.upper, "; ".join(sorted(n.flags)))
+        for line in lines(results)
+        for key, n in ((key, line.numbers[key]) for key in keys if key in line.numbers)
+        if key.measure == "frechet_distance"
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=columns.split())
+
+
+def terminal_rows(results: Results) -> tuple[list[str], list[list[str]]]:
+    """Return head and rows of a table for 120 to 140 columns of a terminal."""
+    leading = leading_keys(results)
+    distances = [key for key in leading if key.measure in DISTANCES][:2]
+    keys = distances + [key for key in leading if key.measure in LEADING]
+    heads = ["generator"]
+    for key in keys:
+        name = number_name(results, key)
+        heads.append(f"{name.title} {key.features}" if key in distances else SHORT[key.measure])
+    heads += ["train", "per 1,000", "MiB", "status"]
+    joined = lines(results)
+    digits = [decimals(line.numbers[key] for line in joined if key in line.numbers) for key in keys]
+    rows = []
+    for line in joined:
+        row = [line.generator]
+        for key, places in zip(keys, digits, strict=True):
+            cell = number_cell(line.numbers.get(key), places)
+            row.append(str(cell) if key in distances[:1] else cell.text.split(" ")[0])
+        row += [cost_text(name, line.costs.get(name)) for name in COST_ORDER[:3]]
+        partly = 0 < line.finished < len(line.runs)
+        rows.append([*row, f"{line.finished} of {len(line.runs)} seeds" if partly else line.status])
+    return heads, rows
+
+
+# ---- formats
+
+
+def to_markdown(tables: Iterable[Table]) -> str:
+    """Write tables in GitHub's Markdown, columns aligned in the raw text too."""
+    return "\n\n".join(_markdown(table) for table in tables) + "\n"
+
+
+def _markdown(table: Table) -> str:
+    rows = [[_markdown_text(str(column)) for column in table.columns]]
+    for title, section in table.sections:
+        rows.append([f"**{_markdown_text(title)}**", *[""] * (len(table.columns) - 1)])
+        rows += [[_markdown_text(_named(row[0])), *(_markdown_text(str(cell)) for cell in row[1:])] for row in section]
+    widths = [max(3, *(_width(row[i]) for row in rows)) for i in range(len(table.columns))]
+    rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
+
+    def line(row: Sequence[str]) -> str:
+        pads = [" " * (width - _width(text)) for text, width in zip(row, widths, strict=True)]
+        return "| " + " | ".join([row[0] + pads[0], *(p + t for p, t in zip(pads[1:], row[1:], strict=True))]) + " |"
+
+    body = "\n".join([line(rows[0]), line(rule), *(line(row) for row in rows[1:])])
+    notes = "\n".join(f"- {_markdown_text(note)}" for note in table.notes)
+    return f"**{_markdown_text(table.caption)}**\n\n{body}" + (f"\n\n{notes}" if notes else "")
+
+
+def _named(cell: Cell) -> str:
+    return f"{cell.text} ({cell.detail})" if cell.detail else cell.text
+
+
+def _markdown_text(text: str) -> str:
+    text = re.sub(r"([\\|*`<>])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)  # within a word an underscore is only itself
+
+
+def _width(text: str) -> int:
+    """Columns of a terminal or an editor: wide letters take two, combining marks none."""
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+        "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+        "±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "†": r"\textsuperscript{\dag}",
+        "‡": r"\textsuperscript{\ddag}", "–": "--", "−": "$-$", "|": r"\textbar{}", '"': r"\textquotedbl{}",
+        "[": "{[}", "]": "{]}",  # a bracket after \\ would be taken for its option
+    }
+)  # fmt: skip
+
+
+def latex_text(text: str) -> str:
+    """Escape text for LaTeX (UTF-8 input); a name can't become a command."""
+    return " ".join(text.split()).replace("C_T", "\0").translate(LATEX).replace("\0", "$C_T$")
+
+
+def to_latex(tables: Iterable[Table]) -> str:
+    """Write tables as tabulars with caption and notes, ready for \\input into a paper; they need booktabs.
+
+    Intervals stand in a line of their own below the numbers, which keeps the columns narrow.
+    """
+    head = "% needs \\usepackage[T1]{fontenc} and \\usepackage{booktabs}\n"
+    return head + "\n".join(_latex(table) for table in tables)
+
+
+def _latex(table: Table) -> str:
+    width = len(table.columns)
+
+    def line(cells: Iterable[str], size: str = "") -> str:
+        return " & ".join(f"{{{size} {latex_text(c)}}}" if size and c else latex_text(c) for c in cells) + r" \\"
+
+    out = [f"\\noindent{{\\small {latex_text(table.caption)}.\\par}}", r"\nopagebreak\smallskip\noindent"]
+    out += [f"\\begin{{tabular}}{{@{{}}l{'r' * (width - 1)}@{{}}}}", r"\toprule"]
+    out.append(line(column.title for column in table.columns))
+    if any(column.detail for column in table.columns):
+        out.append(line((column.detail for column in table.columns), r"\scriptsize"))
+    for title, body in table.sections:
+        out += [r"\midrule", f"\\multicolumn{{{width}}}{{@{{}}l@{{}}}}{{\\textit{{{latex_text(title)}}}}} \\\\"]
+        for row in body:
+            out.append(line([_named(row[0]), *(cell.text for cell in row[1:])]))
+            if any(cell.detail for cell in row[1:]):
+                out.append(line(["", *(cell.detail for cell in row[1:])], r"\scriptsize"))
+    out += [r"\bottomrule", r"\end{tabular}"]
+    if table.notes:
+        notes = r"\\ ".join(latex_text(note) for note in table.notes)
+        out.append(f"\\par\\nopagebreak\\smallskip\\noindent\n{{\\footnotesize\\raggedright {notes}\\par}}")
+    return "\n".join([*out, "\\bigskip", ""])

@@ -1,0 +1,246 @@
+"""A small made-up results folder in the harness's format, for tests of the report."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+CLASSES = ("Gyroscan Intera", "Intera", "Magnetom TrioTim", "Unspecified")
+DISTANCE = {
+    "floor_validation": 2.1,
+    "floor_fresh": 1.9,
+    "vae": 31.0,
+    "cvae": 14.0,
+    "dcgan": 22.0,
+    "wgan_gp": 18.0,
+    "training_copy": 2.4,
+    "mean_image": 240.0,
+    "gaussian": 45.0,
+}
+ROLES = {"floor_validation": "floor", "floor_fresh": "floor"} | dict.fromkeys(
+    ("training_copy", "mean_image", "gaussian"), "control"
+)
+FAMILIES = ("vae", "cvae", "dcgan", "wgan_gp")
+SEEDS = {"vae": 2, "cvae": 2}
+ENDINGS = {
+    "dcgan": ("diverged", "diverged at step 812: the discriminator's loss is not finite"),
+    "wgan_gp": ("failed", "out of memory: 3.1 GiB asked for, 2.0 GiB free"),
+}
+ENVIRONMENT = {
+    "processor": "Example CPU 3000",
+    "gpu": None,
+    "threads": 2,
+    "python": "3.11.9",
+    "torch": "2.13.0",
+    "medgenbench": "0.1.0",
+    "platform": "Linux-6.1-x86_64",
+}
+
+
+def write_results(
+    folder: Path,
+    *,
+    classes: tuple[str, ...] = CLASSES,
+    distance: Mapping[str, float] = DISTANCE,
+    seeds: Mapping[str, int] = SEEDS,
+    endings: Mapping[str, tuple[str, str]] = ENDINGS,
+    pending: tuple[str, ...] = (),
+    stamp: str | None = None,
+    simulated: bool = True,
+    patient_images: bool = True,
+    side: int = 24,
+    spread: float = 0.4,
+) -> Path:
+    """Write a results folder: two floors, four families (one failed, one diverged) and three controls; return it."""
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for generator in distance:
+        for seed in range(seeds.get(generator, 1)):
+            run = f"runs/{generator}-seed{seed}-0123456789ab"
+            role = ROLES.get(generator, "family")
+            rows.append(
+                {"generator": generator, "role": role, "seed": seed, "run": run, "evaluation": "evaluation-ab12.json"}
+            )
+            if generator not in pending:
+                ending = endings.get(generator, ("finished", None))
+                _write_run(folder / run, generator, seed, distance[generator], ending, classes, rng, side, spread)
+    _json(folder / "plan.json", {"schema": 1, "suite": "example", "stamp": stamp, "rows": rows})
+    _json(folder / "reference.json", _reference(classes, simulated, side))
+    suite = {"name": "example", "patient_images": patient_images, "budget": {"images_seen": 60000}}
+    _json(folder / "suite.json", suite)
+    text = f"name: example\npatient_images: {str(patient_images).lower()}\nbudget: {{images_seen: 60000}}\n"
+    (folder / "suite.yaml").write_text(text)
+    if patient_images:
+        labels = np.repeat(np.arange(len(classes)), 8)
+        np.savez_compressed(folder / "real.npz", images=_images(labels, rng, side, 0.03), labels=labels)
+    return folder
+
+
+def _write_run(
+    folder: Path,
+    generator: str,
+    seed: int,
+    distance: float,
+    ending: tuple[str, str | None],
+    classes: tuple[str, ...],
+    rng: np.random.Generator,
+    side: int,
+    spread: float,
+) -> None:
+    folder.mkdir(parents=True)
+    status, reason = ending
+    role = ROLES.get(generator, "family")
+    trained = role == "family"
+    conditional = generator not in ("vae", "gaussian", "mean_image")
+    head = {"schema": 1, "train_id": "0123456789ab", "generator": generator, "seed": seed}
+    result: dict[str, Any] = {
+        **head,
+        "family": "floor" if role == "floor" else generator,
+        "role": role,
+        "status": status,
+        "reason": reason,
+        "hyperparameters": {"batch_size": 64, "latent_dim": 64, "learning_rate": 3e-4} if trained else {},
+        "conditional": conditional,
+        "policy": {"weights": "ema 0.999" if generator == "cvae" else "last", "batch_norm": "evaluation"},
+        "images_seen": 60000 if trained else 0,
+        "environment": ENVIRONMENT,
+    }
+    if role != "floor":
+        result["costs"] = {
+            "training_seconds": distance * 7 + seed if trained else 0.02 * distance,
+            "seconds_per_1000_samples": 0.4 + distance / 20,
+            "peak_memory_bytes": 400 * 2**20 + distance * 2**20,
+            "parameters": 1_234_567 if trained else 0,
+        }
+    _json(folder / "result.json", result)
+    if trained:
+        _losses(folder / "losses.csv", rng, diverged=status == "diverged")
+    if status != "finished":
+        return
+    scores, replicates = _scores(generator, distance + 0.6 * seed, conditional, classes, rng, spread)
+    _json(
+        folder / "evaluation-ab12.json",
+        {**head, "eval_id": "ab12", "status": "finished", "reason": None, "scores": scores, "replicates": replicates},
+    )
+    labels = np.repeat(np.arange(len(classes)), 8)
+    noise = {"mean_image": 0.0, "training_copy": 0.03}.get(generator, 0.06)
+    np.savez_compressed(folder / "samples.npz", images=_images(labels, rng, side, noise), labels=labels)
+
+
+def _scores(
+    generator: str,
+    distance: float,
+    conditional: bool,
+    classes: tuple[str, ...],
+    rng: np.random.Generator,
+    spread: float,
+) -> tuple[list[dict[str, Any]], dict[str, list[float]]]:
+    scores: list[dict[str, Any]] = []
+    replicates: dict[str, list[float]] = {}
+    share = 1 / (1 + distance / 20)
+    copies = generator == "training_copy"
+    numbers = {
+        "frechet_distance": (distance, spread),
+        "kernel_distance": (distance / 300, spread / 300),
+        "precision": (0.9 * share, 0.02),
+        "recall": (0.0 if generator == "mean_image" else 0.85 * share, 0.02),
+        "density": (1.0 * share, 0.03),
+        "coverage": (0.95 * share, 0.02),
+        "memorization": (-21.0 if copies else 1.5, 0.8),
+        "near_copies": (1.0 if copies else 0.011, 0.002),
+        "ssim_diversity": (0.21, 0.004),
+    }
+    for label in ("all", *classes) if conditional else ("all",):
+        few = label == classes[-1]
+        n = 280 if label == "all" else 24 if few else 70
+        for measure, (mean, std) in numbers.items():
+            if label != "all" and measure != "frechet_distance":
+                continue
+            mean = mean * (1 if label == "all" else 1.3 + 0.2 * classes.index(label))
+            values = rng.normal(mean, std, 20)
+            features = "" if measure == "ssim_diversity" else "domain"
+            flag = "too few" if few else "n < 2d" if measure == "frechet_distance" and n < 126 else ""
+            entry = {"class": label, "features": features, "measure": measure, "n_real": n, "flag": flag}
+            if few:  # a row without a number, so that nobody wonders where the class is
+                empty = {"mean": None, "std": None, "draws": 0, "n_generated": 0, "lower": None, "upper": None}
+                scores.append({**entry, **empty, "values": []})
+                continue
+            distance_like = measure in ("frechet_distance", "kernel_distance")
+            half = 3 * std if distance_like else None
+            ends = {"lower": mean - half, "upper": mean + half} if half else {"lower": None, "upper": None}
+            entry |= {"mean": mean, "std": std, "draws": 20, "n_generated": n, **ends}
+            scores.append({**entry, "values": [float(value) for value in values]})
+            if half is None:
+                continue
+            key = f"{label}/{features}/{measure}"
+            replicates[key] = [float(value) for value in rng.normal(mean, half / 2, 200)]
+    return scores, replicates
+
+
+def _losses(path: Path, rng: np.random.Generator, *, diverged: bool) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["step", "images_seen", "split", "name", "value"])
+        for step in range(0, 900, 2):
+            for name, level in (("loss", 40.0), ("reconstruction", 30.0), ("kl", 10.0)):
+                value = level * (0.3 + np.exp(-step / 150)) + rng.normal(0, 0.5)
+                value = float("nan") if diverged and step > 800 else value
+                writer.writerow([step, step * 64, "training", name, value])
+            if step % 100 == 0:
+                writer.writerow([step, step * 64, "validation", "loss", 42.0 * (0.32 + np.exp(-step / 150))])
+
+
+def _reference(classes: tuple[str, ...], simulated: bool, side: int) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "reference_id": "feedbeef0123",
+        "data": {
+            "title": "scanner phantom (simulated)" if simulated else "hospital set",
+            "simulated": simulated,
+            "fingerprint": "0011223344556677",
+            "n": 4000,
+            "shape": [1, side, side],
+            "skipped": 0,
+            "class_names": list(classes),
+        },
+        "split": {
+            "by": "subject", "seed": 0, "hash": "8899aabbccddeeff", "leaking_subjects": 0,
+            "train": 2400, "validation": 600, "test": 1000,
+        },
+        "classes": [
+            {"name": name, "train": 600, "validation": 150, "test": 24 if last else 325,
+             "subjects_test": 3 if last else 33, "n": 24 if last else 70, "few": last}
+            for name in classes
+            for last in [name == classes[-1]]
+        ],
+        "protocol": {
+            "draws": 20, "samples_per_draw": 200, "n_class": 70, "n_all": 280, "replicates": 200,
+            "measures": ["frechet_distance", "kernel_distance", "precision_recall", "ssim", "memorization"],
+        },
+        "features": {
+            "domain": {"status": "ok", "dimensions": 63, "rule": "one channel, 64 × 64", "version": "1",
+                       "details": {"held_out_accuracy": 0.974, "seeds": 3}},
+            "inception": {"status": "unavailable", "reason": "weights could not be downloaded"},
+        },
+    }  # fmt: skip
+
+
+def _images(labels: np.ndarray, rng: np.random.Generator, side: int, noise: float) -> np.ndarray:
+    """Discs with an inner disc, brighter by class: uint8 [n, 1, side, side]."""
+    y, x = np.mgrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j]
+    images = np.zeros((len(labels), 1, side, side))
+    for index, label in enumerate(labels):
+        a, b = 0.7 + rng.normal(0, noise), 0.85 + rng.normal(0, noise)
+        images[index, 0] = (0.35 + 0.1 * label) * ((x / a) ** 2 + (y / b) ** 2 < 1) + 0.2 * (x**2 + y**2 < 0.1 + noise)
+    images += rng.normal(0, noise, images.shape)
+    return np.rint(255 * images.clip(0, 1)).astype(np.uint8)
+
+
+def _json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value))
