@@ -1,0 +1,215 @@
+"""The training loop: batches, budget, validation, moving average, divergence guard; the same for every family.
+
+It knows no suite, no files and no tracker: it reports through a callback and returns what happened.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bench.data.dataset import ImageDataset
+from bench.errors import DivergedError
+from bench.model import GenerativeModel, Progress
+from bench.seeds import derive, forked, numpy_rng, torch_rng
+
+Emit = Callable[..., None]
+
+RECORDS = 100
+"""Points of a learning curve."""
+VALIDATIONS = 20
+VALIDATION_IMAGES = 512
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What training may use; `seconds` only where the suite asks for minutes."""
+
+    images_seen: int | None
+    seconds: float | None = None
+
+    def fraction(self, images_seen: int, seconds: float) -> float:
+        """Share of the budget used, at least 0."""
+        shares = [images_seen / self.images_seen] if self.images_seen else []
+        return max(shares + ([seconds / self.seconds] if self.seconds else []))
+
+
+@dataclass
+class Fitted:
+    """What training used and how its losses went."""
+
+    steps: int = 0
+    images_seen: int = 0
+    seconds: float = 0.0
+    losses: list[tuple[int, int, str, str, float]] = field(default_factory=list)
+    """(step, images seen, 'training' or 'validation', name, value)."""
+
+
+class Average(nn.Module):
+    """Exponential moving average of a model's weights, with warm-up (Karras et al. 2024, appendix; TF's num_updates).
+
+    The decay after t updates is min(decay, (1 + t) / (10 + t)); buffers (batch norm) are averaged if floating point,
+    copied otherwise.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__()
+        self.decay, self.updates = decay, 0
+        self.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move towards the model's present weights."""
+        self.updates += 1
+        weight = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                self.state[name].lerp_(value, weight)
+            else:
+                self.state[name].copy_(value)
+
+
+def batches(indices: np.ndarray, size: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield batches of `size` from endless epochs, each a fresh permutation; a rest below `size` is left out."""
+    size = min(size, len(indices))
+    epoch = 0
+    while True:
+        order = numpy_rng(seed, "epoch", epoch).permutation(indices)
+        for start in range(0, len(order) - size + 1, size):
+            yield np.sort(order[start : start + size])  # sorted: reads the memory map in one direction
+        epoch += 1
+
+
+def fit(
+    model: GenerativeModel,
+    data: ImageDataset,
+    training: np.ndarray,
+    validation: np.ndarray,
+    *,
+    budget: Budget,
+    seed: int,
+    device: torch.device,
+    emit: Emit,
+) -> Fitted:
+    """Train a model in place with exactly the budget; at the end it holds the weights to be scored.
+
+    Args:
+        model: on `device`, freshly built.
+        data: the images.
+        training: indices of the training split.
+        validation: indices of the validation split.
+        budget: images to be seen, or seconds.
+        seed: root of every random stream used here.
+        device: where the model is.
+        emit: called as emit("progress", ...) and emit("loss", ...).
+
+    Raises:
+        DivergedError: a loss stopped being finite.
+    """
+    if not model.trains:
+        return _fit_direct(model, data, training, seed, device)
+    labels = torch.from_numpy(data.labels)
+    optimizers = model.configure_optimizers()
+    average = Average(model, model.ema_decay) if model.ema_decay else None
+    rng = torch_rng(seed, "training")
+    result = Fitted()
+    pending: dict[str, list[Tensor]] = {}
+    recorded = validated = 0
+    stream = batches(training, model.hyperparameters.batch_size, derive(seed, "batches"))
+    with forked(seed, "global"):
+        model.train()
+        while (fraction := budget.fraction(result.images_seen, result.seconds)) < 1:
+            started = time.perf_counter()
+            chosen = next(stream)
+            if budget.images_seen:  # the last batch is cut so that every family sees exactly as many images
+                chosen = chosen[: max(2, budget.images_seen - result.images_seen)]
+            images = data.floats(chosen).to(device, non_blocking=True)
+            progress = Progress(result.steps, result.images_seen, fraction)
+            losses = model.training_step(images, labels[chosen].to(device), optimizers, progress, rng)
+            if average:
+                average.update(model)
+            result.steps += 1
+            result.images_seen += len(chosen)
+            result.seconds += time.perf_counter() - started
+            for name, value in losses.items():
+                pending.setdefault(name, []).append(value.detach())
+            fraction = budget.fraction(result.images_seen, result.seconds)
+            if fraction * RECORDS >= recorded + 1 or fraction >= 1:
+                recorded = int(fraction * RECORDS)
+                _flush(pending, result, emit)
+                emit("progress", fraction=min(fraction, 1.0), step=result.steps, images_seen=result.images_seen)
+            if fraction * VALIDATIONS >= validated + 1 or fraction >= 1:
+                validated = int(fraction * VALIDATIONS)
+                _validate(model, data, validation, result, seed, device, emit)
+    if average:
+        model.load_state_dict(average.state)
+    model.eval()
+    _check_weights(model, result.steps)
+    return result
+
+
+def _fit_direct(
+    model: GenerativeModel, data: ImageDataset, training: np.ndarray, seed: int, device: torch.device
+) -> Fitted:
+    started = time.perf_counter()
+    images = data.floats(training).to(device)
+    model.fit_direct(images, torch.from_numpy(data.labels[training]).to(device), torch_rng(seed, "training"))
+    model.eval()
+    _check_weights(model, 0)
+    return Fitted(0, len(training), time.perf_counter() - started)
+
+
+def _flush(pending: dict[str, list[Tensor]], result: Fitted, emit: Emit) -> None:
+    """Record the mean of every loss since the last record; one synchronisation per record, not per step."""
+    values = {name: torch.stack(items).double().mean().item() for name, items in pending.items()}
+    pending.clear()
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise DivergedError(result.steps, f"the loss {name!r} is {value}")
+        result.losses.append((result.steps, result.images_seen, "training", name, value))
+    emit("loss", split="training", step=result.steps, images_seen=result.images_seen, values=values)
+
+
+def _validate(
+    model: GenerativeModel,
+    data: ImageDataset,
+    validation: np.ndarray,
+    result: Fitted,
+    seed: int,
+    device: torch.device,
+    emit: Emit,
+) -> None:
+    chosen = np.sort(numpy_rng(seed, "validation").permutation(validation)[:VALIDATION_IMAGES])
+    model.eval()
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for part in np.array_split(chosen, math.ceil(len(chosen) / 128)):
+            labels = torch.from_numpy(data.labels[part]).to(device)
+            loss = model.validation_loss(data.floats(part).to(device), labels, torch_rng(seed, "validation", count))
+            if loss is None:
+                break
+            total, count = total + float(loss) * len(part), count + len(part)
+    model.train()
+    if count:
+        if not math.isfinite(total):
+            raise DivergedError(result.steps, f"the validation loss is {total}")
+        result.losses.append((result.steps, result.images_seen, "validation", "loss", total / count))
+        emit(
+            "loss",
+            split="validation",
+            step=result.steps,
+            images_seen=result.images_seen,
+            values={"loss": total / count},
+        )
+
+
+def _check_weights(model: nn.Module, step: int) -> None:
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise DivergedError(step, f"the weights {name!r} are not finite")

@@ -1,0 +1,151 @@
+"""The training loop: exact budget, same bits from the same seed, divergence caught, moving average right."""
+
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bench.data.dataset import ImageDataset
+from bench.errors import DivergedError
+from bench.fit import Average, Budget, batches, fit
+from bench.model import GenerativeModel, Hyperparameters
+from bench.seeds import forked
+
+CPU = torch.device("cpu")
+
+
+class Line(GenerativeModel):
+    """The smallest trainable family: one learned image."""
+
+    family: ClassVar[str] = "vae"
+    source: ClassVar[str] = "test"
+    decay: float | None = None
+    bad_at: int | None = None
+
+    def __init__(self, shape, num_classes, hyperparameters):
+        super().__init__(shape, num_classes, hyperparameters)
+        self.image = nn.Parameter(torch.rand(shape))
+        self.seen: list[int] = []
+
+    @property
+    def ema_decay(self):
+        return self.decay
+
+    def configure_optimizers(self):
+        return {"all": torch.optim.SGD(self.parameters(), 0.5)}
+
+    def training_step(self, images, labels, optimizers, progress, rng):
+        noise = torch.rand((), generator=rng)
+        loss = (self.image - images).square().mean() + 0 * noise
+        if progress.step == self.bad_at:
+            loss = loss * float("nan")
+        optimizers["all"].zero_grad()
+        loss.backward()
+        optimizers["all"].step()
+        self.seen.append(len(images))
+        return {"loss": loss}
+
+    def validation_loss(self, images, labels, rng):
+        return (self.image - images).square().mean()
+
+    def sample(self, labels, rng):
+        return self.image.clamp(0, 1).expand(len(labels), *self.shape)
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (50, 1, 8, 8), dtype=np.uint8)
+    labels = np.arange(50) % 2
+    return ImageDataset(
+        pixels=pixels,
+        labels=labels,
+        class_names=("a", "b"),
+        subjects=np.arange(50).astype(str),
+        names=tuple(str(n) for n in range(50)),
+        fingerprint="0" * 16,
+        title="test",
+        simulated=True,
+        skipped=(),
+    )
+
+
+def train(data, budget=None, seed=0, batch_size=8, **attributes):
+    with forked(seed, "weights"):
+        model = Line((1, 8, 8), 2, Hyperparameters(batch_size=batch_size))
+    for name, value in attributes.items():
+        setattr(model, name, value)
+    events = []
+    fitted = fit(
+        model,
+        data,
+        np.arange(40),
+        np.arange(40, 50),
+        budget=budget or Budget(100),
+        seed=seed,
+        device=CPU,
+        emit=lambda kind, **values: events.append((kind, values)),
+    )
+    return model, fitted, events
+
+
+def test_budget_is_used_exactly(data):
+    model, fitted, events = train(data)
+    assert fitted.images_seen == sum(model.seen) == 100
+    assert model.seen == [8] * 12 + [4]
+    assert events[-2][0] == "progress" or events[-1][0] == "loss"
+    assert max(values["fraction"] for kind, values in events if kind == "progress") == 1.0
+
+
+def test_minutes_stop_by_the_clock(data):
+    _, fitted, _ = train(data, Budget(None, seconds=0.05))
+    assert 0.05 <= fitted.seconds < 5
+
+
+def test_same_seed_same_bits(data):
+    first, second, other = train(data)[0], train(data)[0], train(data, seed=1)[0]
+    assert torch.equal(first.image, second.image)
+    assert not torch.equal(first.image, other.image)
+
+
+def test_losses_are_recorded_for_both_sides(data):
+    _, fitted, _ = train(data, Budget(4000))
+    sides = {row[2] for row in fitted.losses}
+    assert sides == {"training", "validation"}
+    training = [row for row in fitted.losses if row[2] == "training"]
+    assert 90 <= len(training) <= 101
+    assert training[-1][4] < training[0][4]
+
+
+def test_divergence_names_the_step(data):
+    with pytest.raises(DivergedError, match="diverged at step") as caught:
+        train(data, Budget(4000), bad_at=30)
+    assert 31 <= caught.value.step <= 41, "found within one record of the curve"
+
+
+def test_average_follows_its_formula(data):
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, 0.0)
+    average = Average(model, 0.5)
+    expected = 0.0
+    for update in range(1, 6):
+        nn.init.constant_(model.weight, float(update))
+        average.update(model)
+        decay = min(0.5, (1 + update) / (10 + update))
+        expected = decay * expected + (1 - decay) * update
+    assert average.state["weight"].item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_scored_weights_are_the_average(data):
+    plain, averaged = train(data)[0], train(data, decay=0.9)[0]
+    assert not torch.equal(plain.image, averaged.image)
+
+
+def test_every_epoch_shows_every_image_once():
+    stream = batches(np.arange(10), 5, seed=3)
+    first, second = np.concatenate([next(stream), next(stream)]), np.concatenate([next(stream), next(stream)])
+    assert sorted(first) == sorted(second) == list(range(10))
+    assert not np.array_equal(first, second)
+    assert len(next(batches(np.arange(3), 64, seed=0))) == 3
