@@ -1,0 +1,36 @@
+"""What a reader must know of the machine and the packages to judge or to repeat a result."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench import __version__
+
+PACKAGES = ("torch", "torchvision", "torch-fidelity", "numpy", "scikit-image")
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Return processor, accelerator, threads and versions."""
+    return {
+        "processor": _processor(),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "threads": torch.get_num_threads(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        **{name: version(name) for name in PACKAGES},
+        "medgenbench": __version__,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

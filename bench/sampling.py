@@ -1,0 +1,131 @@
+"""Images out of a trained model: always the same chunks, always 8 bits, for scoring and for export alike."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from bench.errors import BenchError, InputError
+from bench.model import GenerativeModel
+from bench.registry import GENERATORS, suggestion
+from bench.seeds import Name, forked, torch_rng
+from bench.store import read_json, write_bytes, write_with
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+CHUNK = 100
+"""Images per call of `sample`: part of the protocol, since random numbers depend on it."""
+
+
+def generate(model: GenerativeModel, labels: np.ndarray, seed: int, *names: Name, device: torch.device) -> np.ndarray:
+    """Draw one image per label and quantise it to 8 bits.
+
+    Args:
+        model: in evaluation mode, on `device`.
+        labels: class indices [n].
+        seed: root of the stream; `names` say which stream of it.
+        device: where the model is.
+
+    Returns:
+        uint8 [n, channels, height, width].
+
+    Raises:
+        BenchError: the family returned another shape, numbers that are not finite, or values outside [0, 1].
+    """
+    chunks = []
+    for start in range(0, len(labels), CHUNK):
+        part = torch.from_numpy(np.asarray(labels[start : start + CHUNK], dtype=np.int64)).to(device)
+        # what a family draws from torch's global state would differ from run to run: pin it as well
+        with torch.no_grad(), forked(seed, *names, start):
+            images = model.sample(part, torch_rng(seed, *names, start))
+        if tuple(images.shape) != (len(part), *model.shape):
+            raise BenchError(f"sample returned shape {tuple(images.shape)}, expected {(len(part), *model.shape)}")
+        if not bool(torch.isfinite(images).all()):
+            raise BenchError("sample returned values that are not finite")
+        if float(images.min()) < -1e-3 or float(images.max()) > 1 + 1e-3:
+            raise BenchError(
+                f"sample returned values in [{float(images.min()):g}, {float(images.max()):g}], not in [0, 1]"
+            )
+        chunks.append((images.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
+    return np.concatenate(chunks)
+
+
+def load_model(run: Path, device: torch.device) -> tuple[GenerativeModel, dict[str, Any]]:
+    """Return a training's model with its weights, in evaluation mode, and the record of the training.
+
+    Raises:
+        InputError: the folder holds no finished training, or the checkpoint is damaged.
+    """
+    result = read_json(run / "result.json")
+    if result is None or result.get("status") != "finished" or "shape" not in result:
+        raise InputError(f"{run}: no finished training here; name a folder below results/SUITE/runs")
+    family: type[GenerativeModel] = GENERATORS.get(result["family"])
+    channels, height, width = result["shape"]
+    with forked(0, "weights"):  # the weights drawn here are replaced at once
+        hyperparameters = family.Hyperparameters.model_validate(result["hyperparameters"])
+        model = family((channels, height, width), len(result["class_names"]), hyperparameters)
+    try:
+        model.load_state_dict(load_file(run / "checkpoint.safetensors"))
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        first = str(error).splitlines()[0]
+        raise InputError(
+            f"{run / 'checkpoint.safetensors'}: can't be loaded ({first}); delete the folder and run again"
+        ) from None
+    return model.to(device).eval(), result
+
+
+def grid(images: np.ndarray, columns: int) -> Image.Image:
+    """Return images [n, C, H, W] side by side, small ones enlarged by whole factors without smoothing."""
+    from PIL import Image
+
+    count, channels, height, width = images.shape
+    rows = -(-count // columns)
+    factor = max(1, round(128 / max(height, width)))
+    sheet = np.zeros((rows * (height + 1) - 1, columns * (width + 1) - 1, channels), np.uint8)
+    for index, image in enumerate(images):
+        top, left = index // columns * (height + 1), index % columns * (width + 1)
+        sheet[top : top + height, left : left + width] = image.transpose(1, 2, 0)
+    picture = Image.fromarray(sheet[..., 0] if channels == 1 else sheet)
+    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+
+
+def export(run: Path, out: Path, *, n: int, class_name: str | None, seed: int) -> int:
+    """Write `n` generated images as PNG files and a table images.csv (path, label, seed) into a new folder.
+
+    Raises:
+        InputError: no finished training, an unknown class, a class asked of an unconditional family, or a folder that
+            is not empty.
+    """
+    from PIL import Image
+
+    device = torch.device("cpu")
+    model, result = load_model(run, device)
+    names: list[str] = result["class_names"]
+    if class_name is not None and class_name not in names:
+        raise InputError(f"--class {class_name}: no such class; {suggestion(class_name, names)}")
+    if class_name is not None and not model.conditional:
+        raise InputError(f"--class {class_name}: {result['generator']} is unconditional; leave --class out")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: exists and is not an empty folder; choose another --out")
+    labels = np.full(n, names.index(class_name)) if class_name is not None else np.arange(n) % len(names)
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(("path", "label", "generator", "seed"))
+    for start in range(0, n, CHUNK):
+        part = labels[start : start + CHUNK]
+        images = generate(model, part, result["seed"], "export", seed, start, device=device)
+        for offset, (image, label) in enumerate(zip(images, part, strict=True)):
+            file = f"{start + offset:06d}.png"
+            picture = Image.fromarray(image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0))
+            write_with(out / file, lambda stream, picture=picture: picture.save(stream, format="PNG"))  # type: ignore[misc]
+            writer.writerow((file, names[label] if model.conditional else "", result["generator"], seed))
+    write_bytes(out / "images.csv", table.getvalue().encode())
+    return n
