@@ -1,0 +1,109 @@
+"""`bench check`: how long a suite will take and what it will write, from a few timed steps on this machine."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from bench.evaluate import make_protocol
+from bench.fit import Budget, fit
+from bench.model import GenerativeModel
+from bench.plan import Row
+from bench.registry import GENERATORS
+from bench.sampling import generate
+from bench.seeds import forked
+from bench.session import Prepared
+from bench.store import diverged
+
+TIMED_STEPS = 3
+START_SECONDS = 6.0
+"""A job's process: starting Python, importing torch, building the model."""
+REFERENCE_SECONDS = 60.0
+SCORING_SECONDS_PER_IMAGE = 1.5e-3
+"""Extraction and measures of one image with the features 'domain' and 'random', two cores, 64x64."""
+INCEPTION_SECONDS_PER_IMAGE = 0.08
+
+
+@dataclass(frozen=True)
+class RowEstimate:
+    """One row of the plan: what is left to do and what it will take."""
+
+    name: str
+    state: str
+    text: str
+    seconds: float
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The whole suite."""
+
+    rows: list[RowEstimate]
+    minutes: float
+    megabytes: float
+
+
+def estimate(prepared: Prepared) -> Estimate:
+    """Time a few training steps and samples of every family that is still to be trained, here and now."""
+    torch.set_num_threads(prepared.plan.threads)
+    seen: dict[str, tuple[float, float, int]] = {}
+    rows = [_row(prepared, row, seen) for row in prepared.plan.rows]
+    seconds = sum(row.seconds for row in rows)
+    return Estimate(rows, seconds / 60, sum(row.bytes for row in rows) / 1e6)
+
+
+def _row(prepared: Prepared, row: Row, seen: dict[str, tuple[float, float, int]]) -> RowEstimate:
+    name = f"{row.name} seed {row.seed}"
+    if row.finished:
+        return RowEstimate(name, "diverged" if diverged(row.run) else "finished", "", 0.0, 0)
+    spec = prepared.suite.evaluation
+    protocol = make_protocol(prepared.data, prepared.split, spec)
+    images = spec.draws * len(protocol.labels(True))
+    per_image = SCORING_SECONDS_PER_IMAGE + INCEPTION_SECONDS_PER_IMAGE * ("inception" in spec.features)
+    scoring = images * per_image
+    if row.spec is None:
+        seconds = REFERENCE_SECONDS / 2 + scoring
+        return RowEstimate(name, "to score", f"about {seconds:.0f} s", seconds, 1_000_000)
+    key = row.spec.model_dump_json(exclude={"label"})
+    if key not in seen:
+        seen[key] = _time(prepared, row)
+    training, sampling, size = seen[key]
+    scoring += images * sampling + START_SECONDS
+    if row.trained:
+        return RowEstimate(name, "trained, to score", f"about {scoring:.0f} s", scoring, 1_000_000)
+    text = f"about {training:.0f} s of training, {scoring:.0f} s of scoring"
+    return RowEstimate(name, "to train and score", text, training + scoring, size + 1_000_000)
+
+
+def _time(prepared: Prepared, row: Row) -> tuple[float, float, int]:
+    """Seconds of training, seconds per sample, bytes of the checkpoint."""
+    assert row.spec is not None
+    data, split, budget = prepared.data, prepared.split, prepared.suite.budget
+    family: type[GenerativeModel] = GENERATORS.get(row.spec.name)
+    hyperparameters = family.Hyperparameters.model_validate(row.spec.hyperparameters)
+    device = torch.device(prepared.plan.device)
+    with forked(row.seed, "weights"):
+        model = family(data.shape, data.num_classes, hyperparameters).to(device)
+    few = split.train[: max(2, min(len(split.train), 10 * hyperparameters.batch_size))]
+    times = []
+    for steps in (1, 1 + TIMED_STEPS) if model.trains else (1,):
+        started = time.perf_counter()
+        images = steps * min(hyperparameters.batch_size, len(few))
+        fit(model, data, few, few[:2], budget=Budget(images), seed=0, device=device, emit=lambda *_, **__: None)
+        times.append(time.perf_counter() - started)
+    if model.trains:
+        total = budget.images_seen or (budget.epochs or 0) * len(split.train)
+        per_image = (times[1] - times[0]) / (TIMED_STEPS * min(hyperparameters.batch_size, len(few)))
+        training = budget.minutes * 60 if budget.minutes else max(0.0, per_image) * total
+    else:
+        training = times[0] * len(split.train) / len(few)
+    labels = np.arange(100) % data.num_classes
+    started = time.perf_counter()
+    generate(model, labels, 0, "estimate", device=device)
+    sampling = (time.perf_counter() - started) / len(labels)
+    size = sum(value.numel() * value.element_size() for value in model.state_dict().values())
+    return training, sampling, size

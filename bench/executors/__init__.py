@@ -1,0 +1,1 @@
+"""Where jobs run: `local` starts a fresh process for each on this machine."""

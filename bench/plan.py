@@ -1,0 +1,153 @@
+"""Suite -> Plan: which trainings and evaluations there are, each with the id that says when it must be done again.
+
+An id hashes everything the result depends on and nothing else, so that what is finished is found again and what
+changed is not. Pure bookkeeping: no torch, no writing.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.metrics.records import MEASURES
+from bench.registry import GENERATORS
+from bench.store import Store, digest, diverged, evaluated, trained
+from bench.suite import GeneratorSpec, Suite
+
+TRAINING_VERSION = 1
+"""Raise it when the training loop's numbers change."""
+EVALUATION_VERSION = 1
+"""Raise it when the protocol's numbers change (a measure's own change: its `version`)."""
+
+FLOORS = ("floor_validation", "floor_fresh")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training and the evaluation of it; a floor has an evaluation only."""
+
+    name: str
+    role: str
+    seed: int
+    spec: GeneratorSpec | None
+    train_id: str
+    eval_id: str
+    run: Path
+
+    @property
+    def trained(self) -> bool:
+        """Whether its training stands."""
+        return self.spec is None or trained(self.run)
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do."""
+        if self.spec is not None and trained(self.run) and diverged(self.run):
+            return True
+        return self.trained and evaluated(self.run, self.eval_id)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a suite asks for."""
+
+    suite: Suite
+    store: Store
+    reference_id: str
+    threads: int
+    device: str
+    rows: tuple[Row, ...]
+
+    @property
+    def floors(self) -> list[Row]:
+        """The rows that are real data against real data."""
+        return [row for row in self.rows if row.spec is None]
+
+    @property
+    def trainings(self) -> list[Row]:
+        """The rows of generators."""
+        return [row for row in self.rows if row.spec is not None]
+
+    def record(self) -> dict[str, Any]:
+        """The plan as stored for the report."""
+        return {
+            "schema": 1,
+            "suite": self.suite.name,
+            "reference_id": self.reference_id,
+            "stamp": None if self.suite.for_results else "not for results",
+            "rows": [
+                {
+                    "generator": row.name,
+                    "role": row.role,
+                    "seed": row.seed,
+                    "run": row.run.relative_to(self.store.folder).as_posix(),
+                    "evaluation": f"evaluation-{row.eval_id}.json",
+                }
+                for row in self.rows
+            ],
+        }
+
+
+def resolve_device(device: str) -> str:
+    """Return 'cpu' or 'cuda' for 'auto' by looking for the driver, so that planning imports no torch."""
+    if device != "auto":
+        return device
+    return "cuda" if Path("/proc/driver/nvidia/version").exists() else "cpu"
+
+
+def default_threads() -> int:
+    """Number of cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def inception_state(suite: Suite) -> list[Any] | None:
+    """What is known of the Inception weights without loading them: it changes when a file comes, goes or changes."""
+    if "inception" not in suite.evaluation.features:
+        return None
+    named = suite.evaluation.inception_weights or os.environ.get("BENCH_INCEPTION_WEIGHTS")
+    home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch"
+    candidates = [Path(named)] if named else sorted(Path(home).glob("hub/checkpoints/weights-inception-2015-12-05*"))
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in candidates if file.is_file()]
+
+
+def make_plan(
+    suite: Suite, store: Store, *, fingerprint: str, split_hash: str, simulated: bool, fresh: bool, device: str
+) -> Plan:
+    """Lay out trainings and evaluations of a resolved suite.
+
+    Args:
+        suite: with hyper-parameters filled in (`bench.suite.resolve`).
+        store: where the results lie.
+        fingerprint: of the data set.
+        split_hash: of the split.
+        simulated: whether the data are a phantom.
+        fresh: whether the source can draw fresh real subjects.
+        device: 'cpu' or 'cuda'.
+    """
+    threads = suite.threads or default_threads()
+    conditions = {"data": fingerprint, "split": split_hash, "threads": threads, "device": device}
+    protocol = suite.evaluation.model_dump(mode="json", exclude={"inception_weights"})
+    features = {key: protocol[key] for key in ("features", "samples_per_draw", "few", "bootstrap")}
+    versions = {name: measure.version for name, measure in MEASURES.items()}
+    reference_id = digest([conditions, features, inception_state(suite), EVALUATION_VERSION, versions])
+    rows = []
+    for name in FLOORS if fresh else FLOORS[:1]:
+        eval_id = digest([name, reference_id, protocol])
+        rows.append(Row(name, "floor", 0, None, reference_id, eval_id, store.run(name, 0, reference_id)))
+    for spec in suite.generators:
+        family = GENERATORS.get(spec.name)
+        role = "control" if family.family == "control" else "family"
+        for seed in suite.seeds:
+            train_id = digest(
+                [
+                    conditions,
+                    {"family": spec.name, "version": family.version, "hyperparameters": spec.hyperparameters},
+                    {"seed": seed, "budget": suite.budget.model_dump(mode="json"), "precision": "float32"},
+                    TRAINING_VERSION,
+                ]
+            )
+            eval_id = digest([train_id, reference_id, protocol])
+            rows.append(Row(spec.row, role, seed, spec, train_id, eval_id, store.run(spec.row, seed, train_id)))
+    return Plan(suite, store, reference_id, threads, device, tuple(rows))

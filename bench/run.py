@@ -1,0 +1,274 @@
+"""One job in a process of its own: the real side of a suite, or one training with its evaluation, start to end.
+
+`python -m bench.run JOB.json` is started by an executor; it needs nothing but that file, the data's and the results'
+folders. It tells what happens through events.jsonl and leaves whole files only.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+
+from bench.data.dataset import ImageDataset
+from bench.data.splits import Split
+from bench.environment import environment
+from bench.errors import BenchError, DivergedError
+from bench.evaluate import Scorer, make_protocol
+from bench.fit import Budget, Fitted, fit
+from bench.metrics.cost import peak_memory_bytes
+from bench.metrics.features import FeatureExtractor
+from bench.model import GenerativeModel
+from bench.reference import floor_draw, fresh_draw, load_real, load_reference, prepare_reference
+from bench.registry import GENERATORS
+from bench.sampling import generate, grid, load_model
+from bench.seeds import forked
+from bench.store import Events, write_bytes, write_json, write_with
+from bench.suite import Suite
+
+TIMED_SAMPLES = 200
+
+
+class InterruptedJobError(Exception):
+    """The parent asked the job to stop."""
+
+
+def main(path: Path) -> int:
+    """Run the job described by a file; return the process's exit code."""
+    job = json.loads(path.read_text(encoding="utf-8"))
+    signal.signal(signal.SIGTERM, _stop)
+    _die_with_parent()
+    emit = Events(path.parent / "events.jsonl")
+    torch.set_num_threads(job["threads"])
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        device = torch.device(job["device"])
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise BenchError("torch finds no usable CUDA device here; run with --device cpu, or see: bench doctor")
+        (_reference if job["kind"] == "reference" else _generator)(job, device, emit)
+    except InterruptedJobError:
+        emit("failed", reason="interrupted")
+        return 130
+    except BenchError as error:
+        emit("failed", reason=str(error))
+        return 1
+    except Exception as error:
+        traceback.print_exc()
+        emit("failed", reason=_one_line(error))
+        return 1
+    return 0
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise InterruptedJobError
+
+
+def _die_with_parent() -> None:
+    """End this process when its parent is gone, however it went: no job outlives the command that started it."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="parent-watch").start()
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error):
+        return "out of memory: use a smaller batch_size or image_size, or fewer workers"
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return "out of GPU memory: use a smaller batch_size or image_size, or fewer workers"
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+
+
+def _open(job: dict[str, Any]) -> tuple[Suite, ImageDataset, Split, Path]:
+    folder = Path(job["results"])
+    split = Split.from_json(json.loads((folder / "split.json").read_text(encoding="utf-8")))
+    return Suite.model_validate(job["suite"]), ImageDataset.open(Path(job["data"])), split, folder
+
+
+def _reference(job: dict[str, Any], device: torch.device, emit: Events) -> None:
+    """Fit the extractors, take the real side's features once, and score real data against real data."""
+    suite, data, split, folder = _open(job)
+    protocol = make_protocol(data, split, suite.evaluation)
+    extractors = prepare_reference(folder, job["reference_id"], suite, data, split, protocol, device, emit)
+    real = load_real(folder, job["reference_id"], extractors)
+    scorer = Scorer(data, split, protocol, suite.evaluation, extractors, real)
+    for floor in job["floors"]:
+        emit("phase", phase=f"scoring {floor['name']}", fraction=0.0)
+        make = fresh_draw if floor["name"] == "floor_fresh" else floor_draw
+        draw = make(suite, data, split, protocol)
+        scores, replicates = scorer.score(draw, conditional=True, emit=emit)
+        run = Path(floor["run"])
+        base = {"schema": 1, "train_id": job["reference_id"], "generator": floor["name"], "seed": 0}
+        result = {**base, "family": "floor", "role": "floor", "status": "finished", "reason": None}
+        conditional = {"hyperparameters": {}, "conditional": True, "policy": {}, "costs": {}}
+        write_json(run / "result.json", {**result, **conditional, "environment": environment(device)})
+        _write_samples(run, *draw(0)[:2], protocol.shown(), data.num_classes)
+        _write_evaluation(run, {**base, "eval_id": floor["eval_id"]}, scores, replicates)
+
+
+def _generator(job: dict[str, Any], device: torch.device, emit: Events) -> None:
+    """Train a generator if it is not trained, then score it."""
+    suite, data, split, folder = _open(job)
+    run = Path(job["run"])
+    base = {"schema": 1, "train_id": job["train_id"], "generator": job["row"], "seed": job["seed"]}
+    if job["train"]:
+        started = {**base, "family": job["generator"]["name"], "role": job["role"]}
+        try:
+            _train(job, suite, data, split, run, started, device, emit)
+        except DivergedError as error:
+            write_json(run / "result.json", {**started, "status": "diverged", "reason": str(error)})
+            return
+        except BaseException as error:
+            status = "interrupted" if isinstance(error, InterruptedJobError) else "failed"
+            reason = str(error) if isinstance(error, BenchError) else status if status == "interrupted" else None
+            reason = reason or _one_line(error if isinstance(error, Exception) else Exception(repr(error)))
+            write_json(run / "result.json", {**started, "status": status, "reason": reason})
+            raise
+    try:
+        _evaluate(job, base, suite, data, split, folder, run, device, emit)
+    except InterruptedJobError:
+        raise
+    except Exception as error:
+        reason = str(error) if isinstance(error, BenchError) else _one_line(error)
+        failed = {**base, "eval_id": job["eval_id"], "status": "failed", "reason": reason}
+        write_json(run / f"evaluation-{job['eval_id']}.json", {**failed, "scores": [], "replicates": {}})
+        raise
+
+
+def _train(
+    job: dict[str, Any],
+    suite: Suite,
+    data: ImageDataset,
+    split: Split,
+    run: Path,
+    base: dict[str, Any],
+    device: torch.device,
+    emit: Events,
+) -> None:
+    emit("phase", phase="training", fraction=0.0)
+    spec = job["generator"]
+    family: type[GenerativeModel] = GENERATORS.get(spec["name"])
+    hyperparameters = family.Hyperparameters.model_validate(spec["hyperparameters"])
+    with forked(job["seed"], "weights"):
+        model = family(data.shape, data.num_classes, hyperparameters).to(device)
+    given = suite.budget
+    images_seen = given.images_seen or (round(given.epochs * len(split.train)) if given.epochs else None)
+    budget = Budget(images_seen, given.minutes * 60 if given.minutes else None)
+    fitted = fit(model, data, split.train, split.validation, budget=budget, seed=job["seed"], device=device, emit=emit)
+    memory = peak_memory_bytes()
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    header = {"medgenbench": json.dumps({"schema": 1, "train_id": job["train_id"]})}
+    write_bytes(run / "checkpoint.safetensors", save(tensors, metadata=header))
+    _write_losses(run, fitted)
+    write_json(
+        run / "result.json",
+        {
+            **base,
+            "status": "finished",
+            "reason": None,
+            "hyperparameters": hyperparameters.model_dump(mode="json"),
+            "conditional": model.conditional,
+            "policy": {
+                "weights": f"ema {model.ema_decay}" if model.ema_decay else "last",
+                "batch_norm": "evaluation",
+                "precision": "float32",
+            },
+            "shape": list(data.shape),
+            "class_names": list(data.class_names),
+            "simulated": data.simulated,
+            "stamp": None if suite.for_results else "not for results",
+            "images_seen": fitted.images_seen,
+            "steps": fitted.steps,
+            "costs": {
+                "training_seconds": fitted.seconds,
+                "seconds_per_1000_samples": _time_sampling(model, data.num_classes, job["seed"], device),
+                "peak_memory_bytes": memory,
+                "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            },
+            "environment": environment(device),
+        },
+    )
+
+
+def _time_sampling(model: GenerativeModel, num_classes: int, seed: int, device: torch.device) -> float:
+    """Seconds per 1,000 samples: the faster of two calls, after one that is not counted."""
+    labels = np.arange(TIMED_SAMPLES) % num_classes
+    times = []
+    for repeat in range(3):
+        started = time.perf_counter()
+        generate(model, labels, seed, "timing", repeat, device=device)
+        times.append(time.perf_counter() - started)
+    return min(times[1:]) * 1000 / TIMED_SAMPLES
+
+
+def _evaluate(
+    job: dict[str, Any],
+    base: dict[str, Any],
+    suite: Suite,
+    data: ImageDataset,
+    split: Split,
+    folder: Path,
+    run: Path,
+    device: torch.device,
+    emit: Events,
+) -> None:
+    emit("phase", phase="scoring", fraction=0.0)
+    model, _ = load_model(run, device)
+    protocol = make_protocol(data, split, suite.evaluation)
+    extractors: dict[str, FeatureExtractor] = load_reference(folder, job["reference_id"], suite, device)
+    real = load_real(folder, job["reference_id"], extractors)
+    scorer = Scorer(data, split, protocol, suite.evaluation, extractors, real)
+    wanted = protocol.labels(model.conditional)
+
+    def draw(number: int) -> tuple[np.ndarray, np.ndarray, None]:
+        return generate(model, wanted, job["seed"], "draw", number, device=device), wanted, None
+
+    scores, replicates = scorer.score(draw, conditional=model.conditional, emit=emit)
+    scores += scorer.reconstructions(model, device)
+    _write_samples(run, *draw(0)[:2], protocol.shown() if model.conditional else None, data.num_classes)
+    _write_evaluation(run, {**base, "eval_id": job["eval_id"]}, scores, replicates)
+
+
+def _write_evaluation(run: Path, base: dict[str, Any], scores: list[Any], replicates: dict[str, Any]) -> None:
+    content = {**base, "status": "finished", "reason": None, "scores": scores, "replicates": replicates}
+    write_json(run / f"evaluation-{base['eval_id']}.json", content)
+
+
+def _write_losses(run: Path, fitted: Fitted) -> None:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(("step", "images_seen", "split", "name", "value"))
+    writer.writerows((*row[:4], repr(row[4])) for row in fitted.losses)
+    write_bytes(run / "losses.csv", stream.getvalue().encode())
+
+
+def _write_samples(run: Path, images: np.ndarray, labels: np.ndarray, shown: int | None, num_classes: int) -> None:
+    """Write draw 0 as it was scored, and a picture of it: a row per class, or one block without classes."""
+    write_with(run / "samples.npz", lambda file: np.savez_compressed(file, images=images, labels=labels))
+    if shown is None:
+        picture = grid(images[:32], columns=8)
+    else:
+        rows = [images[labels == index][:shown] for index in range(num_classes)]
+        picture = grid(np.concatenate([row for row in rows if len(row) == shown]), columns=shown)
+    write_with(run / "samples.png", lambda file: picture.save(file, format="PNG"))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(Path(sys.argv[1])))

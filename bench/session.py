@@ -1,0 +1,374 @@
+"""One `bench run`: prepare the data, plan, run what is missing, mirror it to MLflow, rebuild the report.
+
+Decides what is to be done and in which order; training and scoring happen in the jobs' own processes (`bench.run`).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from bench.data.dataset import ImageDataset, prepare_dataset
+from bench.data.splits import Split, make_split
+from bench.errors import BenchError, InputError
+from bench.executors.local import Job, run_jobs
+from bench.plan import Plan, Row, make_plan, resolve_device
+from bench.registry import SOURCES, suggestion
+from bench.store import Store, diverged, evaluated, read_json, write_bytes, write_json
+from bench.suite import Suite
+from bench.track import Tracker, default_uri
+
+
+class Display(Protocol):
+    """What a session tells while it runs; `bench.display` shows it."""
+
+    def note(self, text: str) -> None:
+        """Say a line."""
+
+    def warn(self, text: str) -> None:
+        """Say a line that should not be overlooked."""
+
+    def preparing(self, done: int, total: int) -> None:
+        """The data are being prepared."""
+
+    def started(self, job: str, position: int, jobs: int) -> None:
+        """A job begins."""
+
+    def progress(self, job: str, phase: str, fraction: float, detail: str) -> None:
+        """A job is at this share of a phase."""
+
+    def ended(self, job: str, outcome: str) -> None:
+        """A job is over."""
+
+    def table(self, folder: Path) -> None:
+        """The table of the folder has grown."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A suite with its data, split and plan."""
+
+    suite: Suite
+    data: ImageDataset
+    data_folder: Path
+    split: Split
+    plan: Plan
+
+
+@dataclass
+class Outcome:
+    """How a session ended."""
+
+    folder: Path
+    finished: int = 0
+    bad: dict[str, str] = field(default_factory=dict)
+    """Rows that did not finish, with the reason."""
+    did: int = 0
+    """Jobs that were run."""
+
+
+def prepare(suite: Suite, out: Path, device: str, progress: Callable[[int, int], None] | None = None) -> Prepared:
+    """Prepare data and split and lay out the plan; writes nothing into the results.
+
+    Raises:
+        InputError: the data can't be had or split.
+    """
+    options = dict(suite.data)
+    name = options.pop("source")
+    source = SOURCES.get(name)
+    instance = source(source.Options.model_validate(options))
+    data = prepare_dataset(name, instance, progress=progress)
+    fractions = suite.split.fractions
+    split = make_split(
+        data.labels,
+        data.subjects,
+        fractions=(fractions.train, fractions.validation, fractions.test),
+        by=suite.split.by,
+        seed=suite.split.seed,
+    )
+    plan = make_plan(
+        suite,
+        Store(out, suite.name),
+        fingerprint=data.fingerprint,
+        split_hash=split.hash,
+        simulated=data.simulated,
+        fresh=hasattr(instance, "fresh"),
+        device=resolve_device(device),
+    )
+    return Prepared(suite, data, Path(data.pixels.filename).parent, split, plan)  # type: ignore[attr-defined]
+
+
+def run(
+    suite: Suite,
+    out: Path,
+    *,
+    only: Sequence[str] = (),
+    workers: int = 1,
+    device: str = "auto",
+    display: Display,
+) -> Outcome:
+    """Run a resolved suite to its report.
+
+    Args:
+        suite: with hyper-parameters filled in.
+        out: root of the results.
+        only: rows to run; the others stay as they are.
+        workers: jobs at once. Costs are only comparable with one.
+        device: 'auto', 'cpu' or 'cuda'.
+        display: is told what happens.
+
+    Raises:
+        InputError: nothing was started.
+        BenchError: the real side could not be evaluated, so no score is possible.
+    """
+    rows_known = [spec.row for spec in suite.generators]
+    for name in only:
+        if name not in rows_known:
+            raise InputError(f"--only {name}: no such row in the suite; {suggestion(name, rows_known)}")
+    store = Store(out, suite.name)
+    store.prepare()
+    prepared = prepare(suite, out, device, display.preparing)
+    plan = prepared.plan
+    _write_plan(prepared, store)
+    for path, reason in prepared.data.skipped[:5]:
+        display.warn(f"left out: {path}: {reason}")
+    if len(prepared.data.skipped) > 5:
+        display.warn(f"and {len(prepared.data.skipped) - 5} more images were left out")
+
+    pending = [row for row in plan.trainings if not row.finished and (not only or row.name in only)]
+    reference = _reference_job(prepared)
+    outcome = Outcome(store.folder)
+    if pending or reference:
+        _execute(prepared, store, out, reference, pending, workers, display, outcome)
+    done = [row.name for row in plan.trainings if row.finished and row not in pending]
+    if done:
+        display.note(f"already finished, not computed again: {', '.join(dict.fromkeys(done))}")
+    for row in plan.trainings:
+        if row.finished and not diverged(row.run):
+            outcome.finished += 1
+        elif not only or row.name in only:
+            outcome.bad[f"{row.name} seed {row.seed}"] = _reason(row)
+    return outcome
+
+
+def _write_plan(prepared: Prepared, store: Store) -> None:
+    suite, plan = prepared.suite, prepared.plan
+    content = suite.model_dump(mode="json")
+    _if_changed(store.folder / "suite.json", json.dumps(content, indent=1) + "\n")
+    _if_changed(store.folder / "suite.yaml", _yaml(content))
+    _if_changed(store.split, json.dumps(prepared.split.to_json()) + "\n")
+    _if_changed(store.folder / "plan.json", json.dumps(plan.record(), indent=1) + "\n")
+
+
+def _if_changed(path: Path, content: str) -> None:
+    encoded = content.encode()
+    if not path.exists() or path.read_bytes() != encoded:
+        write_bytes(path, encoded)
+
+
+def _yaml(content: dict[str, Any]) -> str:
+    from ruamel.yaml import YAML
+
+    stream = io.StringIO()
+    YAML(typ="safe", pure=True).dump(content, stream)
+    return stream.getvalue()
+
+
+def _job_spec(prepared: Prepared) -> dict[str, Any]:
+    plan = prepared.plan
+    return {
+        "suite": prepared.suite.model_dump(mode="json"),
+        "data": str(prepared.data_folder.resolve()),
+        "results": str(plan.store.folder.resolve()),
+        "threads": plan.threads,
+        "device": plan.device,
+        "reference_id": plan.reference_id,
+    }
+
+
+def _reference_job(prepared: Prepared) -> Job | None:
+    """The job of the real side, or None if it and the floors stand."""
+    plan = prepared.plan
+    stands = (read_json(plan.store.reference) or {}).get("reference_id") == plan.reference_id
+    if stands and all(evaluated(row.run, row.eval_id) for row in plan.floors):
+        return None
+    floors = [{"name": row.name, "eval_id": row.eval_id, "run": str(row.run.resolve())} for row in plan.floors]
+    folder = plan.store.folder / "runs" / f"reference-{plan.reference_id}"
+    return Job("real data", folder, {**_job_spec(prepared), "kind": "reference", "floors": floors}, plan.threads)
+
+
+def _training_job(prepared: Prepared, row: Row) -> Job:
+    assert row.spec is not None
+    spec = {
+        **_job_spec(prepared),
+        "kind": "generator",
+        "row": row.name,
+        "role": row.role,
+        "seed": row.seed,
+        "generator": row.spec.model_dump(mode="json"),
+        "train_id": row.train_id,
+        "eval_id": row.eval_id,
+        "run": str(row.run.resolve()),
+        "train": not row.trained,
+    }
+    return Job(f"{row.name} seed {row.seed}", row.run, spec, prepared.plan.threads)
+
+
+def _execute(
+    prepared: Prepared,
+    store: Store,
+    out: Path,
+    reference: Job | None,
+    pending: list[Row],
+    workers: int,
+    display: Display,
+    outcome: Outcome,
+) -> None:
+    tracker = _open_tracker(prepared, out, store, display)
+    status = "failed"
+    try:
+        count = len(pending) + (reference is not None)
+        position = 0
+
+        def on_event(job: Job, event: dict[str, Any]) -> None:
+            nonlocal position
+            if event["type"] == "start":
+                position += 1
+                display.started(job.name, position, count)
+            _show(display, job, event)
+            if (row := rows.get(job.name)) is not None:
+                _record(tracker, row, job, event)
+            if event["type"] == "end":
+                outcome.did += 1
+                if (row := rows.get(job.name)) is not None:
+                    display.ended(job.name, _settle(row, event["reason"]))
+                    _mirror(tracker, row, prepared.suite.patient_images)
+                display.table(store.folder)
+
+        rows = {f"{row.name} seed {row.seed}": row for row in pending}
+        if reference:
+            run_jobs([reference], 1, on_event)
+            state = read_json(store.reference) or {}
+            if state.get("reference_id") != prepared.plan.reference_id:
+                raise BenchError(_failure(reference))
+            display.ended(reference.name, "finished")
+        run_jobs([_training_job(prepared, row) for row in pending], workers, on_event)
+        status = "finished"
+    except KeyboardInterrupt:
+        status = "interrupted"
+        raise
+    finally:
+        if tracker:
+            if status == "finished":
+                tracker.artifacts(None, 0, _build_report(store, display))
+            tracker.close(status)
+        elif status == "finished":
+            _build_report(store, display)
+
+
+def _build_report(store: Store, display: Display) -> list[Path]:
+    from bench.report.page import write_report
+
+    write_report(store.folder)
+    return [store.folder / name for name in ("report.html", "table.md", "results.csv")]
+
+
+def _open_tracker(prepared: Prepared, out: Path, store: Store, display: Display) -> Tracker | None:
+    suite = prepared.suite
+    if not suite.tracking.enabled:
+        return None
+    tracker = Tracker(suite.tracking.uri or default_uri(out), out, store.folder, suite.name, display.warn)
+    tags = {"data": prepared.data.fingerprint, "split": prepared.split.hash, "simulated": str(prepared.data.simulated)}
+    if not suite.for_results:
+        tags["stamp"] = "not for results"
+    parameters = {
+        "source": suite.source,
+        "classes": ", ".join(prepared.data.class_names),
+        **{f"budget.{key}": value for key, value in suite.budget.model_dump().items() if value is not None},
+        **{f"evaluation.{key}": value for key, value in suite.evaluation.model_dump().items()},
+    }
+    tracker.open(tags, parameters, [store.folder / "suite.yaml", store.split])
+    return tracker
+
+
+def _show(display: Display, job: Job, event: dict[str, Any]) -> None:
+    if event["type"] == "phase":
+        display.progress(job.name, event["phase"], event.get("fraction", 0.0), event.get("detail", ""))
+    elif event["type"] == "progress":
+        display.progress(job.name, "training", event["fraction"], f"step {event['step']:,}")
+    elif event["type"] == "loss" and event["split"] == "training":
+        values = ", ".join(f"{name} {value:.4g}" for name, value in event["values"].items())
+        display.progress(job.name, "training", -1.0, f"step {event['step']:,}  {values}")
+    elif event["type"] == "warning":
+        display.warn(f"{job.name}: {event['text']}")
+
+
+def _record(tracker: Tracker | None, row: Row, job: Job, event: dict[str, Any]) -> None:
+    if tracker is None:
+        return
+    if event["type"] == "start" and row.spec is not None:
+        tags = {"family": row.spec.name, "role": row.role, "train_id": row.train_id, "eval_id": row.eval_id}
+        tracker.start(row.name, row.seed, tags, row.spec.hyperparameters)
+    elif event["type"] == "loss":
+        names = {f"{event['split']}/{name}": value for name, value in event["values"].items()}
+        tracker.metrics(row.name, row.seed, names, event["step"])
+
+
+def _settle(row: Row, reason: str | None) -> str:
+    """Make sure that a job that ended without a word has left one; return the outcome for people."""
+    if row.finished:
+        return "diverged" if diverged(row.run) else "finished"
+    result = read_json(row.run / "result.json")
+    if reason and (result is None or result.get("status") not in ("finished", "failed")):
+        base = {"schema": 1, "train_id": row.train_id, "generator": row.name, "role": row.role, "seed": row.seed}
+        write_json(row.run / "result.json", {**base, "status": "failed", "reason": reason})
+    elif reason and row.trained and read_json(row.run / f"evaluation-{row.eval_id}.json") is None:
+        base = {"schema": 1, "eval_id": row.eval_id, "train_id": row.train_id, "generator": row.name, "seed": row.seed}
+        failed = {**base, "status": "failed", "reason": reason, "scores": [], "replicates": {}}
+        write_json(row.run / f"evaluation-{row.eval_id}.json", failed)
+    return f"failed: {_reason(row)}"
+
+
+def _reason(row: Row) -> str:
+    result = read_json(row.run / "result.json") or {}
+    if result.get("status") not in (None, "finished"):
+        return str(result.get("reason") or result["status"])
+    evaluation = read_json(row.run / f"evaluation-{row.eval_id}.json") or {}
+    return str(evaluation.get("reason") or "not finished")
+
+
+def _failure(job: Job) -> str:
+    """What the job of the real side said before it ended."""
+    lines = (job.folder / "events.jsonl").read_text().splitlines() if (job.folder / "events.jsonl").exists() else []
+    for line in reversed(lines):
+        event = json.loads(line)
+        if event["type"] == "failed":
+            return f"{job.name}: {event['reason']}"
+    return f"{job.name}: {job.reason()}"
+
+
+def _mirror(tracker: Tracker | None, row: Row, patient_images: bool) -> None:
+    if tracker is None:
+        return
+    result = read_json(row.run / "result.json") or {}
+    evaluation = read_json(row.run / f"evaluation-{row.eval_id}.json") or {}
+    values = {name: value for name, value in result.get("costs", {}).items() if value is not None}
+    for score in evaluation.get("scores", []):
+        if score["mean"] is not None:
+            name = "/".join(part for part in (score["measure"], score["features"], score["class"]) if part)
+            values[name] = score["mean"]
+            if score.get("std") is not None:
+                values[f"{name}/std"] = score["std"]
+    tracker.metrics(row.name, row.seed, values, 0)
+    files = [row.run / "result.json", row.run / f"evaluation-{row.eval_id}.json"]
+    if patient_images or row.role == "family":  # what a control samples may be real images as they are
+        files.append(row.run / "samples.png")
+    tracker.artifacts(row.name, row.seed, files)
+    status = result.get("status", "failed")
+    if status == "finished" and evaluation.get("status") != "finished":
+        status = "failed"
+    tracker.end(row.name, row.seed, status, _reason(row) if status != "finished" else None)
