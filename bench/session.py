@@ -89,6 +89,7 @@ def prepare(suite: Suite, out: Path, device: str, progress: Callable[[int, int],
         fractions=(fractions.train, fractions.validation, fractions.test),
         by=suite.split.by,
         seed=suite.split.seed,
+        class_names=data.class_names,
     )
     plan = make_plan(
         suite,

@@ -1,0 +1,261 @@
+"""Images from files: depths, colours, sizes, subjects; what is wrong is named and counted, never guessed."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from pydantic import ValidationError
+
+from bench.data.dataset import ImageDataset, prepare_dataset
+from bench.data.images import ImageFolder
+from bench.errors import InputError
+
+
+def write(path: Path, pixels: np.ndarray, mode=None) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(pixels)
+    (image.convert(mode) if mode else image).save(path)
+    return path
+
+
+def ramp(size=(16, 16), high=255, dtype=np.uint8):
+    return np.linspace(0, high, size[0] * size[1]).reshape(size).astype(dtype)
+
+
+def prepare(root, cache, **options) -> ImageDataset:
+    source = ImageFolder(ImageFolder.Options(root=str(root), **{"image_size": (16, 16), **options}))
+    return prepare_dataset("images", source, cache)
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def root(tmp_path):
+    for label, shift in (("0", 0), ("1", 50)):
+        for number in range(4):
+            write(tmp_path / "root" / label / f"{100 + number}L.png", np.roll(ramp(), shift + number))
+    return tmp_path / "root"
+
+
+def test_folders_are_classes_and_the_pattern_names_subjects(root, cache):
+    data = prepare(root, cache, subject_pattern=r"^(\d+)")
+    assert data.class_names == ("0", "1")
+    assert data.labels.tolist() == [0] * 4 + [1] * 4
+    assert sorted(set(data.subjects)) == ["100", "101", "102", "103"]
+    assert data.pixels.dtype == np.uint8
+    assert np.array_equal(data.pixels[0, 0], ramp()), "nothing is resampled or rescaled without need"
+    assert not data.simulated
+
+
+def test_prepared_once_and_again_when_a_file_changes(root, cache):
+    first = prepare(root, cache)
+    assert prepare(root, cache).pixels.filename == first.pixels.filename
+    write(root / "0" / "100L.png", ramp()[::-1])
+    second = prepare(root, cache)
+    assert second.fingerprint != first.fingerprint
+    assert prepare(root, cache, fit="pad").fingerprint != second.fingerprint, "every parameter counts"
+
+
+def test_the_fingerprint_does_not_depend_on_the_place(root, cache, tmp_path):
+    first = prepare(root, cache).fingerprint
+    root.rename(tmp_path / "moved")
+    assert prepare(tmp_path / "moved", cache).fingerprint == first
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bits_are_kept(tmp_path, cache, suffix):
+    pixels = ramp(high=65535, dtype=np.uint16)
+    for number in range(3):
+        write(tmp_path / "root" / "a" / f"{number}.{suffix}", np.roll(pixels, number))
+    data = prepare(tmp_path / "root", cache)
+    assert data.pixels.dtype == np.uint16
+    assert np.array_equal(data.pixels[0, 0], pixels)
+    assert data.bytes([0]).max() == 255
+    assert len(np.unique(data.bytes([0]))) > 200, "not clipped at 255, as Pillow's own conversion does"
+
+
+def test_a_window_states_what_is_black_and_white(tmp_path, cache):
+    write(tmp_path / "root" / "a" / "0.tif", ramp(high=4095, dtype=np.uint16))
+    data = prepare(tmp_path / "root", cache, window=(0, 4095))
+    assert data.floats([0]).max() == 1
+    with pytest.raises(InputError, match=r"0\.tif: values from 0 to 4095 lie outside data.window .* data.clip: true"):
+        prepare(tmp_path / "root", cache, window=(0, 1000))
+    clipped = prepare(tmp_path / "root", cache, window=(0, 1000), clip=True)
+    assert (clipped.floats([0]) == 1).float().mean() > 0.7
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "LA", "CMYK", "YCbCr"])
+def test_every_mode_of_a_grey_picture_gives_the_same_grey(tmp_path, cache, mode):
+    suffix = {"CMYK": "tif", "YCbCr": "tif"}.get(mode, "png")
+    write(tmp_path / "root" / "a" / f"0.{suffix}", ramp(), mode)
+    data = prepare(tmp_path / "root", cache)
+    assert data.pixels.dtype == np.uint8
+    assert np.abs(data.pixels[0, 0].astype(int) - ramp()).max() <= 2
+    assert prepare(tmp_path / "root", cache, channels=3).shape == (3, 16, 16)
+
+
+def test_colour_becomes_luma(tmp_path, cache):
+    colours = np.zeros((16, 16, 3), np.uint8)
+    colours[:8] = (255, 0, 0)
+    colours[8:] = (0, 255, 0)
+    write(tmp_path / "root" / "a" / "0.png", colours)
+    data = prepare(tmp_path / "root", cache)
+    assert data.pixels[0, 0, 0, 0] == round(0.299 * 255)
+    assert data.pixels[0, 0, 15, 0] == round(0.587 * 255)
+
+
+def test_resizing_is_antialiased_and_padding_keeps_the_shape(tmp_path, cache):
+    checkerboard = (np.indices((64, 64)).sum(axis=0) % 2 * 255).astype(np.uint8)
+    checkerboard[:, :4] = 0
+    write(tmp_path / "root" / "a" / "0.png", checkerboard)
+    data = prepare(tmp_path / "root", cache)
+    assert 100 < np.median(data.pixels[0]) < 155, "aliasing would give 0 or 255"
+    write(tmp_path / "tall" / "a" / "0.png", np.full((64, 32), 200, np.uint8) - ramp((64, 32), 50))
+    padded = prepare(tmp_path / "tall", cache, fit="pad")
+    assert not padded.pixels[0, 0, :, :4].any()
+    assert not padded.pixels[0, 0, :, 12:].any()
+    assert padded.pixels[0, 0, :, 4:12].all()
+
+
+def test_orientation_is_heeded(tmp_path, cache):
+    image = Image.fromarray(np.repeat(ramp((8, 8)), 2, axis=0))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn right
+    (tmp_path / "root" / "a").mkdir(parents=True)
+    image.save(tmp_path / "root" / "a" / "0.png", exif=exif)
+    data = prepare(tmp_path / "root", cache, image_size=(8, 16))
+    assert np.array_equal(data.pixels[0, 0], np.rot90(np.asarray(image), -1))
+
+
+def damaged(root: Path) -> dict[str, str]:
+    """Write every kind of unusable image; return name -> part of the reason."""
+    whole = (root / "0" / "100L.png").read_bytes()
+    (root / "0" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (root / "0" / "empty.png").write_bytes(b"")
+    (root / "0" / "text.png").write_text("no image")
+    write(root / "0" / "constant.png", np.full((16, 16), 7, np.uint8))
+    write(root / "0" / "nan.tif", np.full((16, 16), np.nan, np.float32))
+    write(root / "0" / "float.tif", ramp().astype(np.float32) * 1000)
+    reasons = {"cut.png": "can't be read", "empty.png": "can't be read", "text.png": "can't be read"}
+    return {**reasons, "constant.png": "constant", "nan.tif": "not finite", "float.tif": "give data.window"}
+
+
+def test_unusable_images_are_named_and_left_out(root, cache):
+    expected = damaged(root)
+    data = prepare(root, cache, max_skipped_fraction=0.5)
+    assert len(data) == 8
+    assert {Path(name).name for name, _ in data.skipped} == set(expected)
+    for name, reason in data.skipped:
+        assert expected[Path(name).name] in reason
+        assert "\n" not in reason
+    with pytest.raises(InputError, match=r"6 of 14 images can't be used .*max_skipped_fraction"):
+        prepare(root, cache)
+    assert not list(cache.glob(".*")), "nothing half written"
+
+
+def test_bombs_are_left_out_unread(root, cache, monkeypatch):
+    monkeypatch.setattr("bench.data.images.MAX_PIXELS", 1000)
+    write(root / "0" / "huge.png", ramp((40, 40)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data = prepare(root, cache, max_skipped_fraction=0.5)
+    assert [reason for _, reason in data.skipped] == ["40 x 40 pixels are too many"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"root": "nowhere"}, "there is no folder nowhere"),
+        ({"subject_pattern": r"^(x\d+)"}, r"finds no subject in 0/100L\.png"),
+        ({"classes": ("0", "2")}, "no folder '2'"),
+    ],
+)
+def test_wrong_options(root, cache, options, message):
+    with pytest.raises(InputError, match=message):
+        prepare(options.pop("root", root), cache, **options)
+
+
+def test_wrong_options_at_once():
+    for options in ({"subject_pattern": "("}, {"window": (5, 5)}, {"image_size": (4, 4)}, {"rooot": "x"}):
+        with pytest.raises(ValidationError):
+            ImageFolder.Options(**{"root": "x", **options})
+
+
+def test_an_empty_folder_says_what_is_expected(tmp_path, cache):
+    with pytest.raises(InputError, match="no images in .* expected a folder per class"):
+        prepare(tmp_path, cache)
+
+
+def test_classes_choose_order_and_names(root, cache):
+    assert prepare(root, cache, classes=("1", "0")).class_names == ("1", "0")
+    assert prepare(root, cache, classes={"1": "severe"}).class_names == ("severe",)
+    assert len(prepare(root, cache, classes={"1": "severe"})) == 4
+
+
+def test_several_roots(root, cache, tmp_path):
+    write(tmp_path / "second" / "1" / "200R.png", ramp())
+    data = prepare(root, cache)
+    options = ImageFolder.Options(root=(str(root), str(tmp_path / "second")), image_size=(16, 16))
+    both = prepare_dataset("images", ImageFolder(options), cache)
+    assert len(both) == len(data) + 1
+    assert "second/1/200R.png" in both.names
+
+
+def table(root: Path, text: str) -> None:
+    (root / "table.csv").write_text(text)
+
+
+def test_csv(root, cache):
+    table(root, "file,grade,patient\n0/100L.png,mild,p1\n1/101L.png,severe,p2\n1/102L.png,severe,p1\n")
+    data = prepare(root, cache, csv="table.csv", columns={"path": "file", "label": "grade", "subject": "patient"})
+    assert data.class_names == ("mild", "severe")
+    assert data.subjects.tolist() == ["p1", "p2", "p1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,grade\n0/100L.png,a\n", "no column 'label'; there are path, grade"),
+        ("path,label\n0/nowhere.png,a\n", r"table\.csv:2: there is no file 0/nowhere\.png"),
+        ("path,label\n../outside.png,a\n", r"table\.csv:2: \.\./outside\.png lies outside .*allow_outside"),
+        ("path,label\n0/100L.png,\n", r"table\.csv:2: the label is missing"),
+        ("", "no column 'path'"),
+    ],
+)
+def test_wrong_csv(root, cache, text, message):
+    write(root.parent / "outside.png", ramp())
+    table(root, text)
+    with pytest.raises(InputError, match=message):
+        prepare(root, cache, csv="table.csv")
+
+
+def test_csv_may_reach_outside_when_told(root, cache):
+    write(root.parent / "outside.png", ramp())
+    table(root, "path,label\n../outside.png,a\n")
+    assert len(prepare(root, cache, csv="table.csv", allow_outside=True)) == 1
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_mutated_files_are_read_or_named(tmp_path, data):
+    suffix = data.draw(st.sampled_from(["png", "jpg", "tif"]))
+    path = write(tmp_path / "fuzz" / "a" / f"0.{suffix}", ramp())
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 8))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(bytes(content[: data.draw(st.integers(1, len(content)))]))
+    source = ImageFolder(ImageFolder.Options(root=str(tmp_path / "fuzz"), max_skipped_fraction=1))
+    image, reason, _ = source._read(next(source._items()))
+    assert (image is None) == bool(reason)
+    if image is not None:
+        assert image.shape == (1, 64, 64)
+        assert image.min() >= 0
+        assert image.max() <= 1
+    path.unlink()
