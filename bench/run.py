@@ -40,6 +40,7 @@ from bench.store import Events, write_bytes, write_json, write_with
 from bench.suite import Suite
 
 TIMED_SAMPLES = 200
+REASON_CHARACTERS = 300
 
 
 class InterruptedJobError(Exception):
@@ -63,7 +64,7 @@ def main(path: Path) -> int:
         emit("failed", reason="interrupted")
         return 130
     except BenchError as error:
-        emit("failed", reason=str(error))
+        emit("failed", reason=_one_line(error))
         return 1
     except Exception as error:
         traceback.print_exc()
@@ -88,12 +89,17 @@ def _die_with_parent() -> None:
     threading.Thread(target=watch, daemon=True, name="parent-watch").start()
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
+    """What went wrong, for a table's cell: the traceback is in log.txt."""
+    if isinstance(error, InterruptedJobError):
+        return "interrupted"
+    if isinstance(error, BenchError):
+        return " ".join(str(error).split())[:REASON_CHARACTERS]
     if isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error):
         return "out of memory: use a smaller batch_size or image_size, or fewer workers"
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return "out of GPU memory: use a smaller batch_size or image_size, or fewer workers"
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"[:REASON_CHARACTERS]
 
 
 def _open(job: dict[str, Any]) -> tuple[Suite, ImageDataset, Split, Path]:
@@ -137,17 +143,14 @@ def _generator(job: dict[str, Any], device: torch.device, emit: Events) -> None:
             return
         except BaseException as error:
             status = "interrupted" if isinstance(error, InterruptedJobError) else "failed"
-            reason = str(error) if isinstance(error, BenchError) else status if status == "interrupted" else None
-            reason = reason or _one_line(error if isinstance(error, Exception) else Exception(repr(error)))
-            write_json(run / "result.json", {**started, "status": status, "reason": reason})
+            write_json(run / "result.json", {**started, "status": status, "reason": _one_line(error)})
             raise
     try:
         _evaluate(job, base, suite, data, split, folder, run, device, emit)
     except InterruptedJobError:
         raise
     except Exception as error:
-        reason = str(error) if isinstance(error, BenchError) else _one_line(error)
-        failed = {**base, "eval_id": job["eval_id"], "status": "failed", "reason": reason}
+        failed = {**base, "eval_id": job["eval_id"], "status": "failed", "reason": _one_line(error)}
         write_json(run / f"evaluation-{job['eval_id']}.json", {**failed, "scores": [], "replicates": {}})
         raise
 
