@@ -1,0 +1,74 @@
+"""What each measure is called, its range, its better direction and what it needs; no code that computes anything.
+
+Imports neither NumPy nor torch, so that suites, listings and reports can read it at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Measure:
+    """The record of one measure."""
+
+    name: str
+    title: str
+    better: Literal["higher", "lower", "none"]
+    """Direction of better; 'none' where a value is to be read against the real images' own, or beside another."""
+    low: float
+    """Least possible value."""
+    high: float
+    """Greatest possible value."""
+    needs: Literal["features", "logits", "images", "reconstructions", "training images", "cost"]
+    """What it is computed from."""
+    group: str
+    """Name under which a suite asks for it; 'cost' is always recorded."""
+    reference: str
+    version: int = 1
+    """Raise it when a change of code changes numbers: older scores are then computed anew."""
+
+
+_ALL = (
+    Measure("frechet_distance", "Fréchet distance", "lower", 0.0, inf, "features", "frechet_distance", "Heusel 2017"),
+    Measure("kernel_distance", "kernel distance", "lower", -inf, inf, "features", "kernel_distance", "Binkowski 2018"),
+    Measure("inception_score", "Inception Score", "higher", 1.0, inf, "logits", "inception_score", "Salimans 2016"),
+    Measure("precision", "precision", "higher", 0.0, 1.0, "features", "precision_recall", "Kynkäänniemi 2019"),
+    Measure("recall", "recall", "higher", 0.0, 1.0, "features", "precision_recall", "Kynkäänniemi 2019"),
+    Measure("density", "density", "higher", 0.0, inf, "features", "precision_recall", "Naeem 2020"),
+    Measure("coverage", "coverage", "higher", 0.0, 1.0, "features", "precision_recall", "Naeem 2020"),
+    # noise would win if lower were called better: the value belongs beside that of real images
+    Measure("ssim_diversity", "SSIM of pairs within a class", "none", -1.0, 1.0, "images", "ssim", "Wang 2004; Odena 2017"),
+    Measure("ssim_reconstruction", "SSIM of reconstructions", "higher", -1.0, 1.0, "reconstructions", "ssim", "Wang 2004"),
+    Measure(
+        "mse_reconstruction", "mean squared error of reconstructions", "lower", 0.0, 1.0, "reconstructions", "ssim",
+        "pixels in [0, 1]",
+    ),
+    # a z-score: near 0 is right, below about -3 copies, far above 0 lies further off than real images do
+    Measure(
+        "memorization", "nearness to training images (C_T)", "none", -inf, inf, "training images", "memorization",
+        "Meehan 2020, on ratios of Carlini 2023",
+    ),
+    Measure(
+        "near_copies", "share of near copies of training images", "lower", 0.0, 1.0, "training images", "memorization",
+        "Carlini 2023",
+    ),
+    Measure("training_seconds", "training time in s", "lower", 0.0, inf, "cost", "cost", "measured"),
+    Measure("seconds_per_1000_samples", "s per 1,000 samples", "lower", 0.0, inf, "cost", "cost", "measured"),
+    Measure("peak_memory_bytes", "peak memory in bytes", "lower", 0.0, inf, "cost", "cost", "measured"),
+    Measure("parameters", "number of parameters", "none", 0.0, inf, "cost", "cost", "counted"),
+)  # fmt: skip
+
+MEASURES: dict[str, Measure] = {measure.name: measure for measure in _ALL}
+"""Every measure by name."""
+
+COSTS: frozenset[str] = frozenset(measure.name for measure in _ALL if measure.group == "cost")
+"""What a training or a sampling costs: recorded with every run, never asked for."""
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    group: tuple(measure.name for measure in _ALL if measure.group == group)
+    for group in dict.fromkeys(measure.group for measure in _ALL if measure.name not in COSTS)
+}
+"""What a suite may ask for -> the measures it gets."""
