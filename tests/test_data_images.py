@@ -189,7 +189,7 @@ def test_wrong_options_at_once():
 
 
 def test_an_empty_folder_says_what_is_expected(tmp_path, cache):
-    with pytest.raises(InputError, match="no images in .* expected a folder per class"):
+    with pytest.raises(InputError, match=r"no images in .* expected a folder per class"):
         prepare(tmp_path, cache)
 
 
