@@ -115,7 +115,9 @@ class DomainFeatures(FeatureExtractor):
             prefix = f"{index}."
             own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
             network.load_state_dict(own, assign=True)
-            self._networks.append(network.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False))
+            self._networks.append(
+                network.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+            )
         self._mean, self._std = tensors["mean"].to(self.device), tensors["std"].to(self.device)
         self.dimensions = len(tensors["mean"])
         self.has_logits = record["num_classes"] > 1
