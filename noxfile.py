@@ -1,6 +1,6 @@
-"""Sessions for developers and CI: nox -s lint types tests benchmark.
+"""Sessions for developers and CI: nox -s lint types tests slow benchmark.
 
-`tests`, `types` and `benchmark` share one environment, since torch takes minutes and gigabytes to install.
+`tests`, `slow`, `types` and `benchmark` share one environment, since torch takes minutes and gigabytes to install.
 """
 
 import shutil
@@ -36,9 +36,17 @@ def types(session: nox.Session) -> None:
 
 @nox.session(venv_location=str(FULL))
 def tests(session: nox.Session) -> None:
-    """All tests, the slow ones too; arguments after -- go to pytest."""
+    """All tests but the slow ones; arguments after -- go to pytest in their place."""
     install_full(session)
-    session.run("pytest", *(session.posargs or ("--durations=15",)))
+    options = session.posargs or ("-m", "not slow", "--durations=15")
+    session.run("pytest", "-n", "2", "--dist", "loadfile", *options, env={"OMP_NUM_THREADS": "1"})
+
+
+@nox.session(venv_location=str(FULL))
+def slow(session: nox.Session) -> None:
+    """The tests that take minutes; CI runs them too."""
+    install_full(session)
+    session.run("pytest", "-m", "slow", "--durations=0", *session.posargs)
 
 
 @nox.session(venv_location=str(FULL))

@@ -172,6 +172,8 @@ def test_scores_equal_torch_fidelity_from_images_on(weights, extractor):
         input1=Colour(generated),
         input2=Colour(real),
         feature_extractor_weights_path=str(weights),
+        feature_extractor="inception-v3-compat",  # its default for precision and recall is VGG16
+        feature_layer_prc="2048",
         fid=True,
         kid=True,
         isc=True,

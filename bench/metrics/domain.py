@@ -16,6 +16,8 @@ import math
 import os
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -43,6 +45,8 @@ LEARNING_RATE = 8e-3
 SHIFT = 8
 """Whole pixels that training images are moved by at most: without it, networks learn the few training subjects by heart
 (scanner phantom: one network's accuracy on other subjects was 0.71 without and 0.90 with it)."""
+FAULT_WEIGHT = 5.0
+"""Of the squared error of strengths in the loss, which is far below the entropies beside it."""
 FAULTS = ("blur", "noise", "gamma")
 """Regressed faults; each strength lies in [0, 1], gamma's in [-1, 1], 0 where the fault is absent."""
 _FORMAT = "medgenbench domain features 1"
@@ -90,6 +94,9 @@ class _Held(NamedTuple):
     label: float
     turn: float
     faults: NDArray[np.float64]
+    mean: Float[Tensor, " d"]
+    std: Float[Tensor, " d"]
+    """Of the features, for their scale."""
 
 
 class DomainFeatures(FeatureExtractor):
@@ -116,7 +123,7 @@ class DomainFeatures(FeatureExtractor):
             own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
             network.load_state_dict(own, assign=True)
             self._networks.append(
-                network.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+                network.to(self.device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
             )
         self._mean, self._std = tensors["mean"].to(self.device), tensors["std"].to(self.device)
         self.dimensions = len(tensors["mean"])
@@ -152,7 +159,10 @@ class DomainFeatures(FeatureExtractor):
         threads: int | None = None,
         device: torch.device | str = "cpu",
     ) -> Self:
-        """Train the networks on the training split. The same seed, threads and packages give the same bits on the CPU.
+        """Train the networks on the training split. The same seed and packages give the same bits on the CPU.
+
+        Networks are trained beside each other, each by one thread: their steps are too small to be shared among threads,
+        and the result does not depend on how many there are.
 
         Args:
             images: uint8 [n, C, H, W] of the training split and nothing else.
@@ -160,7 +170,7 @@ class DomainFeatures(FeatureExtractor):
             subjects: subject of each image, shape [n].
             num_classes: 1 leaves the label task out, and there are no logits.
             seed: root of all randomness.
-            threads: torch's threads while fitting; as they are if left out.
+            threads: how many networks are trained at once; torch's number of threads if left out.
             device: where to train.
 
         Raises:
@@ -175,21 +185,22 @@ class DomainFeatures(FeatureExtractor):
         size = max(1, round(height * scale)), max(1, round(width * scale))
         pixels = _resized(torch.from_numpy(np.array(images)), size)
         place = torch.device(device)
-        tensors: dict[str, Tensor] = {}
-        held, means, stds = [], [], []
-        with _threads(threads):
-            for index in range(int(folds.max()) + 1):
-                kept, left_out = np.flatnonzero(folds != index), np.flatnonzero(folds == index)
-                stream = derive(seed, "domain", index)
-                network = _train(pixels, classes, kept, num_classes, stream, place)
-                held.append(_examine(network, pixels, classes, left_out, stream, place))
-                embedded = _embed(network, pixels[left_out], place)
-                means.append(embedded.mean(dim=0))
-                stds.append(embedded.std(dim=0, correction=0).clamp_min(1e-6))
-                state = network.cpu().state_dict()
-                tensors |= {f"{index}.{key}": value.detach().clone().contiguous() for key, value in state.items()}
-        tensors |= {"mean": torch.cat(means), "std": torch.cat(stds)}
-        faults = np.nanmean([one.faults for one in held], axis=0)
+        parts = []
+        for index in range(int(folds.max()) + 1):
+            stream = derive(seed, "domain", index)
+            with forked(stream, "weights"):
+                network = _Network(channels, num_classes).to(place)
+            parts.append(_Part(network, pixels, classes, folds != index, stream, place))
+        workers = (threads or torch.get_num_threads()) if place.type == "cpu" else 1
+        with _one_thread_each(place), ThreadPoolExecutor(min(workers, len(parts))) as pool:
+            held = list(pool.map(_Part.fit, parts))
+        tensors = {
+            f"{index}.{key}": value.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for index, part in enumerate(parts)
+            for key, value in part.network.state_dict().items()
+        }
+        tensors |= {"mean": torch.cat([one.mean for one in held]), "std": torch.cat([one.std for one in held])}
+        faults = np.mean([one.faults for one in held], axis=0)
         record = {
             "networks": len(held),
             "channels": channels,
@@ -199,7 +210,6 @@ class DomainFeatures(FeatureExtractor):
             "subjects": len(np.unique(people)),
             "images_seen_per_network": STEPS * BATCH,
             "seed": seed,
-            "threads": torch.get_num_threads() if threads is None else threads,
             "held_out_accuracy": round(float(np.mean([one.label for one in held])), 4) if num_classes > 1 else None,
             "held_out_rotation_accuracy": round(float(np.mean([one.turn for one in held])), 4),
             "held_out_r2": {name: round(float(value), 4) for name, value in zip(FAULTS, faults, strict=True)},
@@ -282,45 +292,85 @@ def _folds(labels: NDArray[np.int64], subjects: NDArray[Any], seed: int) -> NDAr
 
 
 @contextlib.contextmanager
-def _threads(count: int | None) -> Iterator[None]:
+def _one_thread_each(device: torch.device) -> Iterator[None]:
+    """Let torch use one thread per calling thread, and as many as before afterwards."""
     before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
+    if device.type == "cpu":
+        torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.set_num_threads(before)
 
 
-def _train(
-    pixels: Tensor,
-    labels: NDArray[np.int64],
-    kept: NDArray[np.int64],
-    num_classes: int,
-    seed: int,
-    device: torch.device,
-) -> _Network:
-    """Train one network on the kept images; every class is drawn equally often, so rare ones count."""
-    with forked(seed, "weights"):
-        network = _Network(pixels.shape[1], num_classes).to(device, memory_format=torch.channels_last).train()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=STEPS, pct_start=0.2)
-    chooser, rng = numpy_rng(seed, "batches"), torch_rng(seed, "faults")
-    of_class = [own for label in np.unique(labels[kept]) if len(own := kept[labels[kept] == label])]
-    for _ in range(STEPS):
-        turn = chooser.integers(len(of_class), size=BATCH)
-        chosen = np.array([of_class[which][chooser.integers(len(of_class[which]))] for which in turn])
-        task = _spoil(_shifted(pixels[chosen], chooser), torch.from_numpy(labels[chosen]), rng).to(device)
-        embedded = network(task.images)
-        clean = BATCH - len(task.turns)
-        loss = F.cross_entropy(network.turn(embedded[clean:]), task.turns)
-        loss = loss + F.mse_loss(network.fault(embedded), task.faults) * 5
-        if num_classes > 1:
-            loss = loss + F.cross_entropy(network.label(embedded[:clean]), task.labels[:clean])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    return network.eval()
+@dataclass(frozen=True)
+class _Part:
+    """One network and the training subjects it sees."""
+
+    network: _Network
+    pixels: Float[Tensor, "n c h w"]
+    labels: NDArray[np.int64]
+    seen: NDArray[np.bool_]
+    seed: int
+    device: torch.device
+
+    def fit(self) -> _Held:
+        """Train the network and look at it through the images it has not seen."""
+        if self.device.type == "cpu":
+            torch.set_num_threads(1)  # a fresh thread starts with its own number
+        with torch.enable_grad():
+            self._train()
+        return self._examine()
+
+    def _train(self) -> None:
+        """Every class is drawn equally often, so rare ones count."""
+        network = self.network.to(memory_format=torch.channels_last).train()
+        optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=0.05)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=STEPS, pct_start=0.2)
+        chooser, rng = numpy_rng(self.seed, "batches"), torch_rng(self.seed, "faults")
+        of_class = [np.flatnonzero(self.seen & (self.labels == label)) for label in np.unique(self.labels[self.seen])]
+        for _ in range(STEPS):
+            drawn = chooser.integers(len(of_class), size=BATCH)
+            chosen = np.array([of_class[which][chooser.integers(len(of_class[which]))] for which in drawn])
+            images = _shifted(self.pixels[chosen], chooser)
+            task = _spoil(images, torch.from_numpy(self.labels[chosen]), rng).to(self.device)
+            clean = BATCH - len(task.turns)
+            embedded = network(task.images)
+            loss = F.cross_entropy(network.turn(embedded[clean:]), task.turns)
+            loss = loss + FAULT_WEIGHT * F.mse_loss(network.fault(embedded), task.faults)
+            if network.label.out_features > 1:
+                loss = loss + F.cross_entropy(network.label(embedded[:clean]), task.labels[:clean])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        network.eval()
+
+    @torch.no_grad()
+    def _examine(self) -> _Held:
+        """Accuracy as the mean over classes, and the share of each fault's variance that is explained."""
+        left_out = np.flatnonzero(~self.seen)
+        whole, truth = self.pixels[left_out], torch.from_numpy(self.labels[left_out])
+        task = _spoil(whole, truth, torch_rng(self.seed, "examination"))
+        clean = len(whole) // 2
+        embedded, spoilt = self._embed(whole), self._embed(task.images[clean:])
+        guessed = self.network.label(embedded).argmax(dim=1).cpu()
+        right = [(guessed[truth == label] == label).float().mean().item() for label in truth.unique()]
+        turned = self.network.turn(spoilt).argmax(dim=1).cpu() == task.turns
+        target, strengths = task.faults[clean:], self.network.fault(spoilt).cpu()
+        spread = (target - target.mean(dim=0)).square().sum(dim=0).clamp_min(1e-9)
+        unexplained = (strengths - target).square().sum(dim=0) / spread
+        return _Held(
+            label=float(np.mean(right)),
+            turn=turned.float().mean().item(),
+            faults=1 - unexplained.double().numpy(),
+            mean=embedded.mean(dim=0).cpu(),
+            std=embedded.std(dim=0, correction=0).clamp_min(1e-6).cpu(),
+        )
+
+    def _embed(self, pixels: Tensor) -> Tensor:
+        parts = pixels.split(DomainFeatures.batch_size)
+        return torch.cat([self.network(part.to(self.device)) for part in parts])
 
 
 def _spoil(images: Float[Tensor, "n c h w"], labels: Tensor, rng: torch.Generator) -> _Task:
@@ -363,35 +413,3 @@ def _blurred(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
     x = F.pad(images, (4, 4, 4, 4), mode="replicate")
     x = F.conv2d(x, weights.expand(channels, 1, 1, 9), groups=channels)
     return F.conv2d(x, weights.transpose(2, 3).expand(channels, 1, 9, 1), groups=channels)
-
-
-def _embed(network: _Network, pixels: Tensor, device: torch.device) -> Tensor:
-    with torch.no_grad():
-        return torch.cat([network(part.to(device)).cpu() for part in pixels.split(DomainFeatures.batch_size)])
-
-
-def _examine(
-    network: _Network,
-    pixels: Tensor,
-    labels: NDArray[np.int64],
-    left_out: NDArray[np.int64],
-    seed: int,
-    device: torch.device,
-) -> _Held:
-    """Accuracy as the mean over classes, and the share of each fault's variance that is explained."""
-    whole = pixels[left_out]
-    truth = torch.from_numpy(labels[left_out])
-    task = _spoil(whole, truth, torch_rng(seed, "examination"))
-    clean = len(whole) // 2
-    embedded = _embed(network, whole, device).to(device)
-    spoilt = _embed(network, task.images[clean:], device).to(device)
-    with torch.no_grad():
-        guessed = network.label(embedded).argmax(dim=1).cpu()
-        turn = (network.turn(spoilt).argmax(dim=1).cpu() == task.turns).float().mean().item()
-        strengths = network.fault(spoilt).cpu()
-    target = task.faults[clean:]
-    unexplained = (strengths - target).square().sum(dim=0) / (target - target.mean(dim=0)).square().sum(
-        dim=0
-    ).clamp_min(1e-9)
-    right = [(guessed[truth == label] == label).float().mean().item() for label in truth.unique()]
-    return _Held(float(np.mean(right)), turn, 1 - unexplained.numpy())

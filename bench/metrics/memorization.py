@@ -13,11 +13,11 @@ real image's in between, where the validation images show.
 *Which space.* Pixels, averaged down to at most 32 a side and standardised (mean 0, deviation 1 in each image): noise, slight
 blur, requantisation and a change of brightness or contrast don't hide a copy. Then the mean training image is taken away and
 the rest scaled to length 1, so that what counts is what is an image's own; otherwise images near the mean are neighbours of
-everything, and the mean image itself passes for a copy of one of them. What has less of its own than nearly all training
-images (blur) stays short, and so about as far from all of them; still, images without detail have fewer dimensions, in which a
-nearest neighbour stands out more, and heavy blur lowers `c_t` by some 2 (never to a copy's values). Learnt features would be the wrong place: they are
-trained to forget what tells images of a class apart. A copy that is shifted, turned or mirrored is not caught; the average
-of two or three training images is, and rightly.
+everything, and the mean image itself passes for a copy of one of them. What has less of its own than most training images
+(blur) stays short, and so about as far from all of them; still, images without detail have fewer dimensions, in which a
+nearest neighbour stands out more, and heavy blur lowers `c_t` by some 2, never to a copy's values. Learnt features would be
+the wrong place: they are trained to forget what tells images of a class apart. A copy that is shifted, turned or mirrored
+is not caught; the average of two training images is, and rightly.
 
 *Slices of a subject* resemble each other. Training subjects differ from validation subjects, so a fresh image finds no slice
 of its own subject; a copy's subject fills at most a few of its 50 neighbours. Two numbers come of the ratios:
