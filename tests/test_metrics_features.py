@@ -245,4 +245,4 @@ def test_domain_features_tell_the_phantoms_scanners_apart(tmp_path):
     rest = np.flatnonzero(~chosen)
     guessed = extractor(data.bytes(rest)).logits.argmax(dim=1).numpy()
     truth = data.labels[rest]
-    assert np.mean([(guessed[truth == label] == label).mean() for label in range(4)]) > 0.85
+    assert np.mean([(guessed[truth == label] == label).mean() for label in range(4)]) > 0.87

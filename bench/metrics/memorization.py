@@ -26,7 +26,7 @@ of its own subject; a copy's subject fills at most a few of its 50 neighbours. T
   cell for the whole space, on r in place of the distance. About 0 is right, below about -3 copying, far above 0 means
   further from the training images than real ones are. It grows with the number of images: compare at equal n.
 - `near_copies`: share of generated images below the 1st percentile of the validation ratios; fresh real images give about
-  0.01, copies 1.
+  0.01 (some hundredths where the validation subjects are few), copies 1.
 """
 
 from __future__ import annotations
