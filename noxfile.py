@@ -1,9 +1,11 @@
 """Sessions for developers and CI: nox -s lint types tests slow benchmark.
 
-`tests`, `slow`, `types` and `benchmark` share one environment, since torch takes minutes and gigabytes to install.
+All but `lint` share one environment, .nox/full, since torch takes minutes and gigabytes to install.
 """
 
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import nox
@@ -14,8 +16,13 @@ nox.options.reuse_existing_virtualenvs = True
 FULL = Path(".nox") / "full"
 
 
-def install_full(session: nox.Session) -> None:
-    session.install("-e", ".[test,types]")
+def full_python(session: nox.Session) -> str:
+    """Return the shared environment's Python, after bringing the environment up to date."""
+    python = FULL / ("Scripts" if os.name == "nt" else "bin") / "python"
+    if not python.exists():
+        session.run(sys.executable, "-m", "venv", str(FULL), external=True)
+    session.run(str(python), "-m", "pip", "install", "--quiet", "-e", ".[test,types]", external=True)
+    return str(python)
 
 
 @nox.session
@@ -27,35 +34,34 @@ def lint(session: nox.Session) -> None:
     session.run("lint-imports", env={"PYTHONPATH": str(Path.cwd())})
 
 
-@nox.session(venv_location=str(FULL))
+@nox.session(venv_backend="none")
 def types(session: nox.Session) -> None:
     """Mypy, strict."""
-    install_full(session)
-    session.run("mypy")
+    session.run(full_python(session), "-m", "mypy", external=True)
 
 
-@nox.session(venv_location=str(FULL))
+@nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
     """All tests but the slow ones; arguments after -- go to pytest in their place."""
-    install_full(session)
     options = session.posargs or ("-m", "not slow", "--durations=15")
-    session.run("pytest", "-n", "2", "--dist", "loadfile", *options, env={"OMP_NUM_THREADS": "1"})
+    # two processes of one thread each; whole files, so that what a file prepares is prepared once
+    workers = ("-n", "2", "--dist", "loadfile")
+    session.run(full_python(session), "-m", "pytest", *workers, *options, external=True, env={"OMP_NUM_THREADS": "1"})
 
 
-@nox.session(venv_location=str(FULL))
+@nox.session(venv_backend="none")
 def slow(session: nox.Session) -> None:
     """The tests that take minutes; CI runs them too."""
-    install_full(session)
-    session.run("pytest", "-m", "slow", "--durations=0", *session.posargs)
+    session.run(full_python(session), "-m", "pytest", "-m", "slow", "--durations=0", *session.posargs, external=True)
 
 
-@nox.session(venv_location=str(FULL))
+@nox.session(venv_backend="none")
 def benchmark(session: nox.Session) -> None:
     """Speed as ratios measured in one run, and the smoke suite end to end."""
-    install_full(session)
+    python = full_python(session)
     # --benchmark-only contradicts the --benchmark-skip of the ordinary options, which are therefore replaced
     options = ("-o", "addopts=--import-mode=importlib --strict-markers", "--benchmark-only", "-p", "no:cacheprovider")
-    session.run("pytest", *options, "tests/benchmarks", *session.posargs)
-    out = Path(session.create_tmp()) / "results"
+    session.run(python, "-m", "pytest", *options, "tests/benchmarks", *session.posargs, external=True)
+    out = Path(".nox") / "benchmark-results"
     shutil.rmtree(out, ignore_errors=True)
-    session.run("python", "-m", "bench", "run", "suites/smoke.yaml", "--out", str(out))
+    session.run(python, "-m", "bench", "run", "suites/smoke.yaml", "--out", str(out), external=True)
