@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.metrics.records import MEASURES
-from bench.registry import GENERATORS
+from bench.registry import FEATURES, GENERATORS
 from bench.store import Store, digest, diverged, evaluated, trained
 from bench.suite import GeneratorSpec, Suite
 
@@ -131,7 +131,8 @@ def make_plan(
     protocol = suite.evaluation.model_dump(mode="json", exclude={"inception_weights"})
     features = {key: protocol[key] for key in ("features", "samples_per_draw", "few", "bootstrap")}
     versions = {name: measure.version for name, measure in MEASURES.items()}
-    reference_id = digest([conditions, features, inception_state(suite), EVALUATION_VERSION, versions])
+    extractors = {name: FEATURES.describe(name).attributes.get("version") for name in suite.evaluation.features}
+    reference_id = digest([conditions, features, extractors, inception_state(suite), EVALUATION_VERSION, versions])
     rows = []
     for name in FLOORS if fresh else FLOORS[:1]:
         eval_id = digest([name, reference_id, protocol])

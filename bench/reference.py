@@ -45,6 +45,7 @@ def prepare_reference(
     known = read_json(folder / "reference.json") or {}
     if known.get("reference_id") == reference_id:  # the protocol's other numbers (draws, measures) may have changed
         record = _record(reference_id, suite, data, split, protocol, known["features"])
+        _write_real(folder, suite, data, protocol)
         write_json(folder / "reference.json", record)
         return load_reference(folder, reference_id, suite, device)
     extractors: dict[str, FeatureExtractor] = {}

@@ -145,6 +145,8 @@ def run(
     outcome = Outcome(store.folder)
     if pending or reference:
         _execute(prepared, store, out, reference, pending, workers, display, outcome)
+    elif _report_is_stale(plan):
+        _build_report(store)
     done = [row.name for row in plan.trainings if row.finished and row not in pending]
     if done:
         display.note(f"already finished, not computed again: {', '.join(dict.fromkeys(done))}")
@@ -163,6 +165,8 @@ def _write_plan(prepared: Prepared, store: Store) -> None:
     _if_changed(store.folder / "suite.yaml", _yaml(content))
     _if_changed(store.split, json.dumps(prepared.split.to_json()) + "\n")
     _if_changed(store.folder / "plan.json", json.dumps(plan.record(), indent=1) + "\n")
+    if not suite.patient_images:  # an earlier run may have been allowed them
+        (store.folder / "real.npz").unlink(missing_ok=True)
 
 
 def _if_changed(path: Path, content: str) -> None:
@@ -194,10 +198,16 @@ def _job_spec(prepared: Prepared) -> dict[str, Any]:
 def _reference_job(prepared: Prepared) -> Job | None:
     """The job of the real side, or None if it and the floors stand."""
     plan = prepared.plan
-    stands = (read_json(plan.store.reference) or {}).get("reference_id") == plan.reference_id
-    if stands and all(evaluated(row.run, row.eval_id) for row in plan.floors):
+    record = read_json(plan.store.reference) or {}
+    spec = prepared.suite.evaluation
+    told = record.get("protocol", {})
+    stands = record.get("reference_id") == plan.reference_id
+    stands &= told.get("draws") == spec.draws and told.get("measures") == list(spec.measures)
+    stands &= not prepared.suite.patient_images or (plan.store.folder / "real.npz").exists()
+    pending = [row for row in plan.floors if not evaluated(row.run, row.eval_id)]
+    if stands and not pending:
         return None
-    floors = [{"name": row.name, "eval_id": row.eval_id, "run": str(row.run.resolve())} for row in plan.floors]
+    floors = [{"name": row.name, "eval_id": row.eval_id, "run": str(row.run.resolve())} for row in pending]
     folder = plan.store.folder / "runs" / f"reference-{plan.reference_id}"
     return Job("real data", folder, {**_job_spec(prepared), "kind": "reference", "floors": floors}, plan.threads)
 
@@ -265,13 +275,23 @@ def _execute(
     finally:
         if tracker:
             if status == "finished":
-                tracker.artifacts(None, 0, _build_report(store, display))
+                tracker.artifacts(None, 0, _build_report(store))
             tracker.close(status)
         elif status == "finished":
-            _build_report(store, display)
+            _build_report(store)
 
 
-def _build_report(store: Store, display: Display) -> list[Path]:
+def _report_is_stale(plan: Plan) -> bool:
+    """Whether the report was made before what it shows: another plan, say, all of whose rows were there already."""
+    report = plan.store.folder / "report.html"
+    if not report.exists():
+        return True
+    shown = [plan.store.folder / "plan.json", plan.store.reference]
+    shown += [row.run / name for row in plan.rows for name in ("result.json", f"evaluation-{row.eval_id}.json")]
+    return any(path.stat().st_mtime_ns > report.stat().st_mtime_ns for path in shown if path.exists())
+
+
+def _build_report(store: Store) -> list[Path]:
     from bench.report.page import write_report
 
     write_report(store.folder)
