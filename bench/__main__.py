@@ -16,9 +16,6 @@ def main() -> None:
         for line in str(error).splitlines():
             print(f"bench: {line}", file=sys.stderr)  # noqa: T201
         raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt:
-        print("bench: interrupted; the same command continues", file=sys.stderr)  # noqa: T201
-        raise SystemExit(130) from None
     except BrokenPipeError:
         sys.stderr.close()
         raise SystemExit(0) from None

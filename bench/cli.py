@@ -78,8 +78,12 @@ def run(
 
     checked = resolve(load_suite(suite, overrides or ()), suite)
     console = _console()
-    with make_display(console) as display:
-        outcome = session.run(checked, out, only=only or (), workers=workers, device=device, display=display)
+    try:
+        with make_display(console) as display:
+            outcome = session.run(checked, out, only=only or (), workers=workers, device=device, display=display)
+    except KeyboardInterrupt:  # the command line library would end without a word
+        typer.echo("bench: interrupted; the same command continues", err=True)
+        raise typer.Exit(130) from None
     if (table := results_table(outcome.folder)) is not None:
         console.print(table)
     console.print(f"report: {outcome.folder / 'report.html'}", highlight=False, soft_wrap=True)

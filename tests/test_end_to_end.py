@@ -254,7 +254,7 @@ def test_check_shows_plan_and_writes_nothing(finished):
         (["run", "suite.yaml", "--set", "evaluation.drawz=3"], "did you mean 'draws'"),
         (["run", "suite.yaml", "--set", "name=../up"], "can't be a name"),
         (["run", "suite.yaml", "--only", "cvea"], "did you mean 'cvae'"),
-        (["run", "suite.yaml", "--workers", "0"], "0"),
+        (["run", "suite.yaml", "--workers", "0"], "--workers"),
         (["run", "suite.yaml", "--out", "suite.yaml"], "can't be written"),
         (["check", "suite.yaml", "--set", "seeds=x"], "seeds"),
         (["report", "nowhere"], "no results"),
@@ -373,9 +373,11 @@ def test_interrupt_continues_where_it_stopped(tmp_path):
         env=environment,
     )
     waited = time.monotonic() + 120
-    while not list((tmp_path / "results").rglob("cvae-*/events.jsonl")) and time.monotonic() < waited:
+    while time.monotonic() < waited:
+        events = [path.read_text() for path in (tmp_path / "results").rglob("cvae-*/events.jsonl")]
+        if any('"progress"' in text for text in events):
+            break
         time.sleep(0.2)
-    time.sleep(1)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
