@@ -208,6 +208,27 @@ def test_several_roots(root, cache, tmp_path):
     assert "second/1/200R.png" in both.names
 
 
+def test_roots_of_one_name_keep_their_subjects_apart(tmp_path, cache):
+    for parent in ("p", "q"):
+        write(tmp_path / parent / "set" / "a" / "0.png", ramp())
+    options = ImageFolder.Options(root=(str(tmp_path / "p" / "set"), str(tmp_path / "q" / "set")), image_size=(16, 16))
+    data = prepare_dataset("images", ImageFolder(options), cache)
+    assert len(set(data.names)) == len(set(data.subjects)) == 2
+
+
+def test_a_class_that_lost_every_image_is_an_error(root, cache):
+    for path in (root / "1").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match="no image of class '1' can be used"):
+        prepare(root, cache, max_skipped_fraction=1)
+
+
+def test_classes_stand_in_natural_order(tmp_path, cache):
+    for name in ("10", "2", "1"):
+        write(tmp_path / "root" / name / "0.png", ramp())
+    assert prepare(tmp_path / "root", cache).class_names == ("1", "2", "10")
+
+
 def table(root: Path, text: str) -> None:
     (root / "table.csv").write_text(text)
 
@@ -227,6 +248,9 @@ def test_csv(root, cache):
         ("path,label\n../outside.png,a\n", r"table\.csv:2: \.\./outside\.png lies outside .*allow_outside"),
         ("path,label\n0/100L.png,\n", r"table\.csv:2: the label is missing"),
         ("", "no column 'path'"),
+        ("path,label\n0/100L.png,a\n./0/100L.png,b\n", r"table\.csv:3: \./0/100L\.png stands in line 2 already"),
+        ("path,label,subject\n0/100L.png,a,\n", r"table\.csv:2: no subject in the column 'subject'"),
+        ("path,label\n0/\0.png,a\n", "is no path|can't be read"),
     ],
 )
 def test_wrong_csv(root, cache, text, message):

@@ -153,6 +153,10 @@ class ImageFolder:
                 f"{len(skipped)} of {len(items)} images can't be used ({first}{'; ...' if len(skipped) > 3 else ''}); "
                 f"mend or remove them, or raise data.max_skipped_fraction (now {options.max_skipped_fraction:g})"
             )
+        if lost := sorted({item.label for item in items} - {item.label for item in kept}):
+            raise InputError(
+                f"no image of class {lost[0]!r} can be used ({skipped[0][0]}: {skipped[0][1]}); mend or leave it out"
+            )
         return self._finish(folder, decoded, kept, skipped, deep)
 
     def _finish(
@@ -210,13 +214,16 @@ class ImageFolder:
         yield from found
 
     def _from_folders(self, roots: list[Path]) -> Iterator[_Item]:
-        for root in roots:
+        names = [root.resolve().name for root in roots]
+        for index, root in enumerate(roots):
+            # names tell images (and, without a pattern, subjects) apart: two roots of one name must not merge them
+            prefix = "" if len(roots) == 1 else f"{names[index]}/" if names.count(names[index]) == 1 else f"{index}/"
             for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
                 if (label := self._label(folder.name)) is None:
                     continue
                 for path in sorted(folder.rglob("*")):
                     if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith("."):
-                        name = path.relative_to(root if len(roots) == 1 else root.parent).as_posix()
+                        name = prefix + path.relative_to(root).as_posix()
                         yield _Item(path, name, label, self._subject(path.name, name))
         wanted = self.options.classes
         present = {path.name for root in roots for path in root.iterdir() if path.is_dir()}
@@ -230,19 +237,27 @@ class ImageFolder:
         named: dict[str, str] = {str(key): value for key, value in self.options.columns.items()}
         columns = {"path": "path", "label": "label", "subject": "subject", **named}
         base = root.resolve()
+        seen: dict[Path, int] = {}
         for line, row in _rows(table, (columns["path"], columns["label"])):
             where = f"{table}:{line}"
             given = row[columns["path"]]
+            if "\0" in given or not given:
+                raise InputError(f"{where}: {given!r} is no path")
             path = (root / given).resolve()
             if not self.options.allow_outside and not path.is_relative_to(base):
                 raise InputError(f"{where}: {given} lies outside {root}; set data.allow_outside: true if that is meant")
             if not path.is_file():
                 raise InputError(f"{where}: there is no file {given} in {root}")
+            if (first := seen.setdefault(path, line)) != line:
+                raise InputError(f"{where}: {given} stands in line {first} already; an image has one label")
             if not (said := row[columns["label"]]):
                 raise InputError(f"{where}: the label is missing")
             if (label := self._label(said)) is None:
                 continue
-            own = row.get(columns["subject"]) if self.options.subject_pattern is None else None
+            told = self.options.subject_pattern is None and ("subject" in named or columns["subject"] in row)
+            own = row.get(columns["subject"]) if told else None
+            if told and not own:
+                raise InputError(f"{where}: no subject in the column {columns['subject']!r}")
             yield _Item(path, given, label, own or self._subject(path.name, given))
 
     def _label(self, name: str) -> str | None:
@@ -257,7 +272,7 @@ class ImageFolder:
     def _class_names(self, present: set[str]) -> tuple[str, ...]:
         classes = self.options.classes
         if classes is None:
-            return tuple(sorted(present))
+            return tuple(sorted(present, key=_natural))
         ordered: Iterable[str] = classes.values() if isinstance(classes, Mapping) else classes
         return tuple(dict.fromkeys(ordered))
 
@@ -330,6 +345,11 @@ class ImageFolder:
         top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
         sides = ((0, 0), (top, height - inner[0] - top), (left, width - inner[1] - left))
         return np.pad(values, sides)
+
+
+def _natural(name: str) -> list[int | str]:
+    """Sort key that puts '2' before '10'."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def _rows(table: Path, needed: Iterable[str]) -> Iterator[tuple[int, dict[str, str]]]:
