@@ -281,13 +281,23 @@ def test_unreadable_images_beyond_the_share(tmp_path):
     assert not list((tmp_path / "results").rglob("*.json"))
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_no_write_permission(tmp_path):
+    """As root, who may write everywhere, the command gives up its rights once everything is imported."""
     make_images(tmp_path / "images", 20)
     (tmp_path / "suite.yaml").write_text(SUITE.format(root="images"))
     (tmp_path / "results").mkdir(mode=0o500)
-    done = bench("run", "suite.yaml", cwd=tmp_path, check=2)
-    assert "can't be written" in done.stderr
+    code = (
+        "import os, sys; import bench.data.images, bench.display, bench.report.tables, bench.session\n"
+        "from pathlib import Path; from bench.suite import load_suite, resolve; resolve(load_suite(Path('suite.yaml')))\n"
+        "os.geteuid() or (os.setegid(65534), os.seteuid(65534)); sys.argv = ['bench', 'run', 'suite.yaml']\n"
+        "from bench.__main__ import main; main()"
+    )
+    tmp_path.chmod(0o755)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "can't be written (Permission denied)" in done.stderr
+    assert not list((tmp_path / "results").iterdir())
 
 
 def test_failed_and_diverged_rows_stand_beside_the_finished(tmp_path):
