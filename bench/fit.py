@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bench.data.dataset import ImageDataset
 from bench.errors import DivergedError
-from bench.model import GenerativeModel, Progress
+from bench.model import Progress, TrainableModel
 from bench.seeds import derive, forked, numpy_rng, torch_rng
 
 Emit = Callable[..., None]
@@ -86,8 +86,18 @@ def batches(indices: np.ndarray, size: int, seed: int) -> Iterator[np.ndarray]:
         epoch += 1
 
 
+def stage(stages: dict[str, float], fraction: float) -> str:
+    """Name the stage in force when this share of the budget is used; '' where a family has none."""
+    end = 0.0
+    for name, share in stages.items():
+        end += share
+        if fraction < end - 1e-9:
+            return name
+    return name if stages else ""
+
+
 def fit(
-    model: GenerativeModel,
+    model: TrainableModel,
     data: ImageDataset,
     training: np.ndarray,
     validation: np.ndarray,
@@ -130,7 +140,7 @@ def fit(
             if budget.images_seen:  # the last batch is cut so that every family sees exactly as many images
                 chosen = chosen[: max(2, budget.images_seen - result.images_seen)]
             images = data.floats(chosen).to(device, non_blocking=True)
-            progress = Progress(result.steps, result.images_seen, fraction)
+            progress = Progress(result.steps, result.images_seen, fraction, stage(model.stages, fraction))
             losses = model.training_step(images, labels[chosen].to(device), optimizers, progress, rng)
             if average:
                 average.update(model)
@@ -155,7 +165,7 @@ def fit(
 
 
 def _fit_direct(
-    model: GenerativeModel, data: ImageDataset, training: np.ndarray, seed: int, device: torch.device
+    model: TrainableModel, data: ImageDataset, training: np.ndarray, seed: int, device: torch.device
 ) -> Fitted:
     started = time.perf_counter()
     images = data.floats(training).to(device)
@@ -177,7 +187,7 @@ def _flush(pending: dict[str, list[Tensor]], result: Fitted, emit: Emit) -> None
 
 
 def _validate(
-    model: GenerativeModel,
+    model: TrainableModel,
     data: ImageDataset,
     validation: np.ndarray,
     result: Fitted,

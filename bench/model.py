@@ -26,6 +26,8 @@ class Progress(NamedTuple):
     images_seen: int
     fraction: float
     """Share of the budget used so far, in [0, 1)."""
+    stage: str = ""
+    """Name of the stage that this step belongs to, for families that declare `stages`."""
 
 
 def tunable(default: Any, *, low: float, high: float, log: bool = False, **constraints: Any) -> Any:
@@ -42,8 +44,8 @@ class Hyperparameters(BaseModel):
     batch_size: int = Field(64, ge=2, description="images per step")
 
 
-class GenerativeModel(nn.Module, ABC):
-    """A generative family.
+class TrainableModel(nn.Module, ABC):
+    """What the training loop needs of a model, whatever it makes: the base of `GenerativeModel` and `Translator`.
 
     Images are floats in [0, 1] of shape [n, channels, height, width]; labels are class indices. All randomness that a
     method uses on its own comes from the `rng` it is given, a CPU `torch.Generator`: draw there, then move.
@@ -55,12 +57,17 @@ class GenerativeModel(nn.Module, ABC):
     """
 
     family: ClassVar[str]
-    """ "vae", "gan", "hybrid", "diffusion" or "control"."""
+    """ "vae", "gan", "hybrid", "diffusion", "translation" or "control"."""
     source: ClassVar[str]
     """Short citation of the method."""
     version: ClassVar[int] = 1
     """Raise it when a change of code changes what is trained: results of older versions are then trained anew."""
     conditioning: ClassVar[Literal["always", "never", "optional"]] = "never"
+    """Whether labels are heeded: 'optional' is chosen by the hyper-parameter `conditional`."""
+    stages: ClassVar[dict[str, float]] = {}
+    """Stages of training in order, each with its share of the budget; the shares add up to 1."""
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}
+    """Hyper-parameters that reproduce a source exactly, by its name; a suite asks for them with `preset: NAME`."""
 
     Hyperparameters: ClassVar[type[Hyperparameters]] = Hyperparameters
 
@@ -72,7 +79,9 @@ class GenerativeModel(nn.Module, ABC):
 
     @property
     def conditional(self) -> bool:
-        """Whether `sample` heeds its labels."""
+        """Whether what is made heeds its labels."""
+        if self.conditioning == "optional":
+            return bool(self.hyperparameters.conditional)
         return self.conditioning == "always"
 
     @property
@@ -83,7 +92,7 @@ class GenerativeModel(nn.Module, ABC):
     @property
     def trains(self) -> bool:
         """Whether the family is trained by steps; otherwise `fit_direct` is called once."""
-        return type(self).training_step is not GenerativeModel.training_step
+        return type(self).training_step is not TrainableModel.training_step
 
     def configure_optimizers(self) -> dict[str, Optimizer]:
         """Return the optimisers by name; the harness keeps them and passes them to `training_step`."""
@@ -110,6 +119,10 @@ class GenerativeModel(nn.Module, ABC):
         """Fit from the whole training set in one call (closed forms and controls)."""
         raise TypeError(f"{type(self).__name__} has no fit_direct; it is trained by training_step")
 
+
+class GenerativeModel(TrainableModel):
+    """A generative family: draws images from nothing but labels and random numbers."""
+
     @abstractmethod
     def sample(self, labels: Int[Tensor, " n"], rng: torch.Generator) -> Float[Tensor, "n c h w"]:
         """Draw one image per label, in [0, 1]; an unconditional family uses only their number and device."""
@@ -119,3 +132,20 @@ class GenerativeModel(nn.Module, ABC):
     ) -> Float[Tensor, "n c h w"] | None:
         """Return the images as the model's encoder and decoder give them back, or None without an encoder."""
         return None
+
+
+class Translator(TrainableModel):
+    """A family that turns images of one class into images of another; scored in a table of its own."""
+
+    family: ClassVar[str] = "translation"
+    conditioning: ClassVar[Literal["always", "never", "optional"]] = "always"
+
+    @abstractmethod
+    def translate(
+        self,
+        images: Float[Tensor, "n c h w"],
+        source: Int[Tensor, " n"],
+        target: Int[Tensor, " n"],
+        rng: torch.Generator,
+    ) -> Float[Tensor, "n c h w"]:
+        """Return each image as it would look in its target class, in [0, 1]."""
