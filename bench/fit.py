@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from bench.data.dataset import ImageDataset
 from bench.errors import DivergedError
-from bench.model import Progress, TrainableModel
+from bench.model import Plateau, Progress, TrainableModel
 from bench.seeds import derive, forked, numpy_rng, torch_rng
 
 Emit = Callable[..., None]
@@ -38,6 +39,16 @@ class Budget:
         """Share of the budget used, at least 0."""
         shares = [images_seen / self.images_seen] if self.images_seen else []
         return max(shares + ([seconds / self.seconds] if self.seconds else []))
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Someone who looks at the model while it is trained, without a trace on what becomes of it."""
+
+    points: int
+    """How often, evenly over the budget; the last time is its end."""
+    look: Callable[[int], None]
+    """Called with the images seen; the model then holds the weights that would be scored, in evaluation mode."""
 
 
 @dataclass
@@ -106,6 +117,8 @@ def fit(
     seed: int,
     device: torch.device,
     emit: Emit,
+    precision: str = "float32",
+    watch: Watch | None = None,
 ) -> Fitted:
     """Train a model in place with exactly the budget; at the end it holds the weights to be scored.
 
@@ -118,6 +131,8 @@ def fit(
         seed: root of every random stream used here.
         device: where the model is.
         emit: called as emit("progress", ...) and emit("loss", ...).
+        precision: "bfloat16" runs training steps under autocast, for families that allow it; weights stay float32.
+        watch: looks at the model on the way; its time does not count.
 
     Raises:
         DivergedError: a loss stopped being finite.
@@ -130,7 +145,9 @@ def fit(
     rng = torch_rng(seed, "training")
     result = Fitted()
     pending: dict[str, list[Tensor]] = {}
-    recorded = validated = 0
+    recorded = validated = watched = 0
+    plateau = Patience(model.plateau, optimizers) if model.plateau else None
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=lowered(model, precision))
     stream = batches(training, model.hyperparameters.batch_size, derive(seed, "batches"))
     with forked(seed, "global"):
         model.train()
@@ -141,7 +158,8 @@ def fit(
                 chosen = chosen[: max(2, budget.images_seen - result.images_seen)]
             images = data.floats(chosen).to(device, non_blocking=True)
             progress = Progress(result.steps, result.images_seen, fraction, stage(model.stages, fraction))
-            losses = model.training_step(images, labels[chosen].to(device), optimizers, progress, rng)
+            with autocast:
+                losses = model.training_step(images, labels[chosen].to(device), optimizers, progress, rng)
             if average:
                 average.update(model)
             result.steps += 1
@@ -156,12 +174,58 @@ def fit(
                 emit("progress", fraction=min(fraction, 1.0), step=result.steps, images_seen=result.images_seen)
             if fraction * VALIDATIONS >= validated + 1 or fraction >= 1:
                 validated = int(fraction * VALIDATIONS)
-                _validate(model, data, validation, result, seed, device, emit)
+                with autocast:
+                    loss = _validate(model, data, validation, result, seed, device, emit)
+                if plateau and loss is not None and plateau.spent(loss):
+                    emit(
+                        "warning", text=f"stopped early at {result.images_seen:,} images: validation loss falls no more"
+                    )
+                    break
+            if watch and (fraction * watch.points >= watched + 1 or fraction >= 1):
+                watched = int(fraction * watch.points)
+                _show(model, average, watch, result.images_seen)
     if average:
         model.load_state_dict(average.state)
     model.eval()
     _check_weights(model, result.steps)
     return result
+
+
+def lowered(model: TrainableModel, precision: str) -> bool:
+    """Whether this model is trained under bfloat16 autocast when the suite's precision is this."""
+    return precision == "bfloat16" and model.mixed_precision
+
+
+class Patience:
+    """Reduce on plateau and stop early, both by the validation loss (never by a reported measure)."""
+
+    def __init__(self, rule: Plateau, optimizers: dict[str, Optimizer]) -> None:
+        self.rule, self.optimizers = rule, optimizers
+        self.best, self.waited = math.inf, 0
+
+    def spent(self, loss: float) -> bool:
+        """Take note of a validation loss; reduce the learning rates or say that training is to end."""
+        if loss < self.best:
+            self.best, self.waited = loss, 0
+            return False
+        self.waited += 1
+        if self.waited % self.rule.patience == 0:
+            for optimizer in self.optimizers.values():
+                for group in optimizer.param_groups:
+                    group["lr"] *= self.rule.factor
+        return self.waited >= self.rule.stop
+
+
+def _show(model: TrainableModel, average: Average | None, watch: Watch, images_seen: int) -> None:
+    """Let `watch` see the weights that would be scored now, then go on with those of training."""
+    kept = {name: value.clone() for name, value in model.state_dict().items()} if average else {}
+    if average:
+        model.load_state_dict(average.state)
+    model.eval()
+    watch.look(images_seen)
+    if average:
+        model.load_state_dict(kept)
+    model.train()
 
 
 def _fit_direct(
@@ -194,7 +258,8 @@ def _validate(
     seed: int,
     device: torch.device,
     emit: Emit,
-) -> None:
+) -> float | None:
+    """Record the validation loss and return it; None where the family has none."""
     chosen = np.sort(numpy_rng(seed, "validation").permutation(validation)[:VALIDATION_IMAGES])
     model.eval()
     total, count = 0.0, 0
@@ -206,17 +271,19 @@ def _validate(
                 break
             total, count = total + float(loss) * len(part), count + len(part)
     model.train()
-    if count:
-        if not math.isfinite(total):
-            raise DivergedError(result.steps, f"the validation loss is {total}")
-        result.losses.append((result.steps, result.images_seen, "validation", "loss", total / count))
-        emit(
-            "loss",
-            split="validation",
-            step=result.steps,
-            images_seen=result.images_seen,
-            values={"loss": total / count},
-        )
+    if not count:
+        return None
+    if not math.isfinite(total):
+        raise DivergedError(result.steps, f"the validation loss is {total}")
+    result.losses.append((result.steps, result.images_seen, "validation", "loss", total / count))
+    emit(
+        "loss",
+        split="validation",
+        step=result.steps,
+        images_seen=result.images_seen,
+        values={"loss": total / count},
+    )
+    return total / count
 
 
 def _check_weights(model: nn.Module, step: int) -> None:

@@ -36,6 +36,17 @@ def tunable(default: Any, *, low: float, high: float, log: bool = False, **const
     return Field(default, json_schema_extra=extra, **constraints)
 
 
+class Plateau(NamedTuple):
+    """What happens when the validation loss stops falling; counted in validations, of which a training has 20."""
+
+    factor: float
+    """The learning rates are multiplied by it, in (0, 1]."""
+    patience: int
+    """Validations without a new minimum before that, and again after each."""
+    stop: int
+    """Validations without a new minimum before training ends early."""
+
+
 class Hyperparameters(BaseModel):
     """Base of every family's hyper-parameters: frozen, no unknown keys, defaults from the source."""
 
@@ -69,6 +80,9 @@ class TrainableModel(nn.Module, ABC):
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     """Hyper-parameters that reproduce a source exactly, by its name; a suite asks for them with `preset: NAME`."""
 
+    mixed_precision: ClassVar[bool] = False
+    """Whether training may run under bfloat16 autocast where the machine gains from it."""
+
     Hyperparameters: ClassVar[type[Hyperparameters]] = Hyperparameters
 
     def __init__(self, shape: Shape, num_classes: int, hyperparameters: Any) -> None:
@@ -77,16 +91,24 @@ class TrainableModel(nn.Module, ABC):
         self.num_classes = num_classes
         self.hyperparameters = hyperparameters
 
+    @classmethod
+    def heeds_labels(cls, hyperparameters: Any) -> bool:
+        """Whether a model with these hyper-parameters would be conditional."""
+        return cls.conditioning == "always" or (cls.conditioning == "optional" and bool(hyperparameters.conditional))
+
     @property
     def conditional(self) -> bool:
         """Whether what is made heeds its labels."""
-        if self.conditioning == "optional":
-            return bool(self.hyperparameters.conditional)
-        return self.conditioning == "always"
+        return self.heeds_labels(self.hyperparameters)
 
     @property
     def ema_decay(self) -> float | None:
         """Decay of the moving average of weights that the harness keeps and scores; none by default."""
+        return None
+
+    @property
+    def plateau(self) -> Plateau | None:
+        """The rule on the validation loss, where the source has one."""
         return None
 
     @property
