@@ -68,6 +68,8 @@ def _row(prepared: Prepared, row: Row, seen: dict[str, tuple[float, float, int]]
     if row.spec is None:
         seconds = REFERENCE_SECONDS / 2 + scoring
         return RowEstimate(name, "to score", f"about {seconds:.0f} s", seconds, 1_000_000)
+    if row.spec.folder is not None:
+        return RowEstimate(name, "to score", f"about {scoring:.0f} s", scoring, 1_000_000)
     key = row.spec.model_dump_json(exclude={"label"})
     if key not in seen:
         seen[key] = _time(prepared, row)

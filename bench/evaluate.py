@@ -103,7 +103,7 @@ def make_protocol(data: ImageDataset, split: Split, spec: EvaluationSpec) -> Pro
     shares = _proportional(counts, min(wanted, len(split.test)))
     seed = derive(split.seed, "reference")
     of_class = [
-        _spread(split.test[test_labels == index], data.subjects, seed, name)
+        spread(split.test[test_labels == index], data.subjects, seed, name)
         for index, name in enumerate(data.class_names)
     ]
     reference = {ALL: np.sort(np.concatenate([own[:share] for own, share in zip(of_class, shares, strict=True)]))}
@@ -124,7 +124,7 @@ def _proportional(counts: np.ndarray, total: int) -> list[int]:
     return [int(share) for share in np.minimum(shares, counts)]
 
 
-def _spread(indices: np.ndarray, subjects: np.ndarray, seed: int, name: str) -> np.ndarray:
+def spread(indices: np.ndarray, subjects: np.ndarray, seed: int, name: str) -> np.ndarray:
     """Order images so that every subject gives its first before any gives its second: n images show most subjects."""
     rng = numpy_rng(seed, name)
     shuffled = rng.permutation(indices)
@@ -205,7 +205,10 @@ class Scorer:
                     chosen = torch.from_numpy(part)
                     features = extracted.features[chosen]
                     logits = None if extracted.logits is None else extracted.logits[chosen]
-                    for measure, value in self._feature_measures(key, name, features, logits).items():
+                    found = self._feature_measures(key, name, features, logits)
+                    if logits is not None and extractor.classifies and conditional:
+                        found |= self._recognised(logits, labels[part])
+                    for measure, value in found.items():
                         values.setdefault((key, name, measure), []).append(value)
                     self._resample(replicates, key, name, features, number)
             for key, part in parts.items():
@@ -248,6 +251,12 @@ class Scorer:
         if "precision" in self._names:
             found.update(side.manifold.scores(features))
         return found
+
+    def _recognised(self, logits: torch.Tensor, labels: np.ndarray) -> dict[str, float]:
+        """Share of images whose class the classifier, which was trained on real ones, reads as it was asked for."""
+        if "class_accuracy" not in self._names:
+            return {}
+        return {"class_accuracy": class_accuracy(logits, labels)}
 
     def _resample(
         self, replicates: dict[str, list[float]], key: str, name: str, features: torch.Tensor, number: int
@@ -327,6 +336,11 @@ class Scorer:
             if few and conditional and self._data.num_classes > 1
             for features in self._extractors
         ]
+
+
+def class_accuracy(logits: torch.Tensor, labels: np.ndarray) -> float:
+    """Share of images whose largest logit is their label's."""
+    return float((logits.argmax(1).numpy() == labels).mean())
 
 
 def class_records(data: ImageDataset, split: Split, protocol: Protocol) -> list[dict[str, Any]]:

@@ -7,10 +7,12 @@ changed is not. Pure bookkeeping: no torch, no writing.
 from __future__ import annotations
 
 import os
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.external import fingerprint as external_fingerprint
 from bench.metrics.records import MEASURES
 from bench.registry import FEATURES, GENERATORS
 from bench.store import Store, digest, diverged, evaluated, trained
@@ -58,6 +60,7 @@ class Plan:
     reference_id: str
     threads: int
     device: str
+    precision: str
     rows: tuple[Row, ...]
 
     @property
@@ -97,6 +100,28 @@ def resolve_device(device: str) -> str:
     return "cuda" if Path("/proc/driver/nvidia/version").exists() else "cpu"
 
 
+def resolve_precision(precision: str, device: str) -> str:
+    """Return 'bfloat16' for 'auto' where the machine computes in it natively, else 'float32'."""
+    if precision != "auto":
+        return precision
+    if device == "cuda":
+        return "bfloat16" if _compute_capability() >= 8 else "float32"
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return "float32"
+    return "bfloat16" if "avx512_bf16" in flags or "amx_bf16" in flags else "float32"
+
+
+def _compute_capability() -> float:
+    """Of the first NVIDIA GPU as its driver tells it; 0 if it doesn't."""
+    command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    try:
+        return float(subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.split()[0])
+    except (OSError, subprocess.SubprocessError, IndexError, ValueError):
+        return 0.0
+
+
 def default_threads() -> int:
     """Number of cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -128,27 +153,36 @@ def make_plan(
     """
     threads = suite.threads or default_threads()
     conditions = {"data": fingerprint, "split": split_hash, "threads": threads, "device": device}
+    precision = resolve_precision(suite.precision, device)
     protocol = suite.evaluation.model_dump(mode="json", exclude={"inception_weights"})
     features = {key: protocol[key] for key in ("features", "samples_per_draw", "few", "bootstrap")}
     versions = {name: measure.version for name, measure in MEASURES.items()}
     extractors = {name: FEATURES.describe(name).attributes.get("version") for name in suite.evaluation.features}
-    reference_id = digest([conditions, features, extractors, inception_state(suite), EVALUATION_VERSION, versions])
+    progress = suite.progress.model_dump(mode="json")
+    reference_id = digest(
+        [conditions, features, progress["samples"], extractors, inception_state(suite), EVALUATION_VERSION, versions]
+    )
     rows = []
     for name in FLOORS if fresh else FLOORS[:1]:
         eval_id = digest([name, reference_id, protocol])
         rows.append(Row(name, "floor", 0, None, reference_id, eval_id, store.run(name, 0, reference_id)))
     for spec in suite.generators:
-        family = GENERATORS.get(spec.name)
-        role = "control" if family.family == "control" else "family"
-        for seed in suite.seeds:
-            train_id = digest(
-                [
-                    conditions,
-                    {"family": spec.name, "version": family.version, "hyperparameters": spec.hyperparameters},
-                    {"seed": seed, "budget": suite.budget.model_dump(mode="json"), "precision": "float32"},
-                    TRAINING_VERSION,
-                ]
-            )
+        role, what = _what(spec)
+        for seed in suite.seeds if spec.folder is None else suite.seeds[:1]:
+            trained_by = {"seed": seed, "budget": suite.budget.model_dump(mode="json"), "precision": precision}
+            train_id = digest([conditions, what, trained_by, progress, TRAINING_VERSION])
+            if spec.folder is not None:
+                train_id = digest([conditions, what, seed])
             eval_id = digest([train_id, reference_id, protocol])
             rows.append(Row(spec.row, role, seed, spec, train_id, eval_id, store.run(spec.row, seed, train_id)))
-    return Plan(suite, store, reference_id, threads, device, tuple(rows))
+    return Plan(suite, store, reference_id, threads, device, precision, tuple(rows))
+
+
+def _what(spec: GeneratorSpec) -> tuple[str, dict[str, Any]]:
+    """A row's role, and what of it goes into its id."""
+    if spec.folder is not None:
+        return "external", {"external": external_fingerprint(Path(spec.folder))}
+    family = GENERATORS.get(spec.name)
+    roles = {"control": "control", "translation": "translator"}
+    what = {"family": spec.name, "version": family.version, "hyperparameters": spec.hyperparameters}
+    return roles.get(family.family, "family"), {**what, "unconditional": spec.unconditional}

@@ -5,7 +5,7 @@ What is written here is read by every evaluation, so that each real image goes t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from safetensors.torch import load_file, save
 from bench.data.dataset import ImageDataset
 from bench.data.splits import Split
 from bench.errors import BenchError, UnavailableError
-from bench.evaluate import SHOWN, Draw, Protocol, class_records, reference_file
+from bench.evaluate import SHOWN, Draw, Protocol, class_accuracy, class_records, reference_file, spread
 from bench.metrics.features import DomainFeatures, Extracted, FeatureExtractor
+from bench.metrics.frechet import FrechetReference
+from bench.metrics.inception_score import inception_score
 from bench.registry import FEATURES, SOURCES
 from bench.seeds import derive, numpy_rng
 from bench.store import read_json, write_bytes, write_json, write_with
@@ -45,6 +47,10 @@ def prepare_reference(
     known = read_json(folder / "reference.json") or {}
     if known.get("reference_id") == reference_id:  # the protocol's other numbers (draws, measures) may have changed
         record = _record(reference_id, suite, data, split, protocol, known["features"])
+        record |= {
+            "recognition": known["recognition"],
+            "progress": known["progress"] | {"points": suite.progress.points},
+        }
         _write_real(folder, suite, data, protocol)
         write_json(folder / "reference.json", record)
         return load_reference(folder, reference_id, suite, device)
@@ -78,10 +84,65 @@ def prepare_reference(
         tensors[f"{name}/features"] = extracted.features.cpu().contiguous()
         if extracted.logits is not None:
             tensors[f"{name}/logits"] = extracted.logits.cpu().contiguous()
+    facts = {
+        "recognition": _recognition(extractors, tensors, data, protocol),
+        "progress": _progress_line(extractors, suite, data, split, tensors),
+    }
     write_bytes(home / "features.safetensors", save(tensors))
     _write_real(folder, suite, data, protocol)
-    write_json(folder / "reference.json", _record(reference_id, suite, data, split, protocol, states))
+    write_json(folder / "reference.json", {**_record(reference_id, suite, data, split, protocol, states), **facts})
     return extractors
+
+
+def progress_indices(data: ImageDataset, split: Split, samples: int) -> np.ndarray:
+    """The validation images that progress is measured against, every subject's first before any second."""
+    return np.sort(spread(split.validation, data.subjects, derive(split.seed, "progress"), "validation")[:samples])
+
+
+def progress_scores(extracted: Extracted, real: torch.Tensor) -> dict[str, float]:
+    """Fréchet distance to real features and, where there are logits, the Inception Score."""
+    found = {"frechet_distance": FrechetReference(real).distance(extracted.features)}
+    if extracted.logits is not None:
+        found["inception_score"] = inception_score(logits=extracted.logits)[0]
+    return found
+
+
+def load_progress(folder: Path, reference_id: str, extractors: Iterable[str]) -> dict[str, torch.Tensor]:
+    """Return the extractors' features of the validation images that progress is measured against."""
+    tensors = load_file(reference_file(folder, reference_id) / "features.safetensors")
+    return {name: tensors[f"{name}/progress"] for name in extractors}
+
+
+def _progress_line(
+    extractors: dict[str, FeatureExtractor],
+    suite: Suite,
+    data: ImageDataset,
+    split: Split,
+    tensors: dict[str, torch.Tensor],
+) -> dict[str, Any]:
+    """Take the features of the validation images, and score as many training images against them: the real-data line."""
+    held = progress_indices(data, split, suite.progress.samples)
+    training = spread(split.train, data.subjects, derive(split.seed, "progress"), "training")[: len(held)]
+    line = {}
+    for name, extractor in extractors.items():
+        tensors[f"{name}/progress"] = extractor(data.bytes(held)).features.cpu().contiguous()
+        scores = progress_scores(extractor(data.bytes(np.sort(training))), tensors[f"{name}/progress"])
+        line.update({f"{name}/{measure}": value for measure, value in scores.items()})
+    return {"points": suite.progress.points, "n": len(held), "real": line}
+
+
+def _recognition(
+    extractors: dict[str, FeatureExtractor], tensors: dict[str, torch.Tensor], data: ImageDataset, protocol: Protocol
+) -> dict[str, dict[str, float]]:
+    """Accuracy on real test images of every classifier of the data's classes: of the set 'all' and of each class."""
+    found: dict[str, dict[str, float]] = {}
+    for name, extractor in extractors.items():
+        if extractor.classifies and f"{name}/logits" in tensors:
+            found[name] = {}
+            for key, indices in protocol.reference.items():
+                positions = torch.from_numpy(np.searchsorted(protocol.union, indices))
+                found[name][key] = class_accuracy(tensors[f"{name}/logits"][positions], data.labels[indices])
+    return found
 
 
 def load_reference(folder: Path, reference_id: str, suite: Suite, device: torch.device) -> dict[str, FeatureExtractor]:

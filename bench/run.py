@@ -28,14 +28,25 @@ from bench.data.splits import Split
 from bench.environment import environment
 from bench.errors import BenchError, DivergedError
 from bench.evaluate import Scorer, make_protocol
-from bench.fit import Budget, Fitted, fit
+from bench.external import RULE, ExternalImages, load_external, read_external
+from bench.fit import Budget, Fitted, Watch, fit, lowered
 from bench.metrics.cost import peak_memory_bytes
 from bench.metrics.features import FeatureExtractor
 from bench.model import GenerativeModel
-from bench.reference import floor_draw, fresh_draw, load_real, load_reference, prepare_reference
+from bench.per_class import PerClass, fit_per_class
+from bench.reference import (
+    floor_draw,
+    fresh_draw,
+    load_progress,
+    load_real,
+    load_reference,
+    prepare_reference,
+    progress_indices,
+    progress_scores,
+)
 from bench.registry import GENERATORS
 from bench.sampling import generate, grid, load_model
-from bench.seeds import forked
+from bench.seeds import derive, forked
 from bench.store import Events, write_bytes, write_json, write_with
 from bench.suite import Suite
 
@@ -137,7 +148,8 @@ def _generator(job: dict[str, Any], device: torch.device, emit: Events) -> None:
     if job["train"]:
         started = {**base, "family": job["generator"]["name"], "role": job["role"]}
         try:
-            _train(job, suite, data, split, run, started, device, emit)
+            take = _take_in if job["role"] == "external" else _train
+            take(job, suite, data, split, run, started, device, emit)
         except DivergedError as error:
             write_json(run / "result.json", {**started, "status": "diverged", "reason": str(error)})
             return
@@ -169,12 +181,22 @@ def _train(
     spec = job["generator"]
     family: type[GenerativeModel] = GENERATORS.get(spec["name"])
     hyperparameters = family.Hyperparameters.model_validate(spec["hyperparameters"])
+    per_class = spec["unconditional"] == "per_class"
     with forked(job["seed"], "weights"):
-        model = family(data.shape, data.num_classes, hyperparameters).to(device)
+        kind = (data.shape, data.num_classes, hyperparameters)
+        model = (PerClass(family, *kind) if per_class else family(*kind)).to(device)
     given = suite.budget
     images_seen = given.images_seen or (round(given.epochs * len(split.train)) if given.epochs else None)
     budget = Budget(images_seen, given.minutes * 60 if given.minutes else None)
-    fitted = fit(model, data, split.train, split.validation, budget=budget, seed=job["seed"], device=device, emit=emit)
+    progress = _Progress(job, suite, data, split, model, run, device, emit)
+    how: dict[str, Any] = {"device": device, "precision": job["precision"]}
+    if isinstance(model, PerClass):
+        fitted = _fit_per_class(model, data, split, budget, job["seed"], how, emit)
+    else:
+        watch = Watch(suite.progress.points, progress.look) if suite.progress.points and model.trains else None
+        kind_of = {"budget": budget, "seed": job["seed"], "emit": emit, "watch": watch, **how}
+        fitted = fit(model, data, split.train, split.validation, **kind_of)
+    progress.write()
     memory = peak_memory_bytes()
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     header = {"medgenbench": json.dumps({"schema": 1, "train_id": job["train_id"]})}
@@ -188,10 +210,12 @@ def _train(
             "reason": None,
             "hyperparameters": hyperparameters.model_dump(mode="json"),
             "conditional": model.conditional,
+            "preset": spec.get("preset"),
             "policy": {
                 "weights": f"ema {model.ema_decay}" if model.ema_decay else "last",
                 "batch_norm": "evaluation",
-                "precision": "float32",
+                "precision": "bfloat16" if lowered(model, job["precision"]) else "float32",
+                "unconditional": None if model.conditional and not per_class else spec["unconditional"],
             },
             "shape": list(data.shape),
             "class_names": list(data.class_names),
@@ -208,6 +232,95 @@ def _train(
             "environment": environment(device),
         },
     )
+
+
+def _fit_per_class(
+    model: PerClass,
+    data: ImageDataset,
+    split: Split,
+    budget: Budget,
+    seed: int,
+    how: dict[str, Any],
+    emit: Events,
+) -> Fitted:
+    """Fit one model per class; to the parent it looks like one training."""
+
+    def fit_one(
+        one: GenerativeModel, own: np.ndarray, held: np.ndarray, part: Budget, name: str, used: float, share: float
+    ) -> Fitted:
+        def tell(kind: str, **values: Any) -> None:
+            if "fraction" in values:
+                values["fraction"] = used + share * values["fraction"]
+            if "values" in values:
+                values["values"] = {f"{name}/{loss}": value for loss, value in values["values"].items()}
+            emit(kind, **values)
+
+        pooled = data.as_one_class()
+        return fit(one, pooled, own, held, budget=part, seed=derive(seed, "class", name), emit=tell, **how)
+
+    return fit_per_class(model, data.labels, split.train, split.validation, data.class_names, budget, fit_one)
+
+
+class _Progress:
+    """Scores on validation images while training goes on: progress.csv."""
+
+    def __init__(
+        self,
+        job: dict[str, Any],
+        suite: Suite,
+        data: ImageDataset,
+        split: Split,
+        model: GenerativeModel,
+        run: Path,
+        device: torch.device,
+        emit: Events,
+    ) -> None:
+        self._model, self._run, self._device, self._emit, self._seed = model, run, device, emit, job["seed"]
+        self._rows: list[tuple[int, str, str, str, float, int]] = []
+        if suite.progress.points and model.trains:
+            folder = Path(job["results"])
+            self._extractors = load_reference(folder, job["reference_id"], suite, device)
+            self._real = load_progress(folder, job["reference_id"], self._extractors)
+            self._labels = data.labels[progress_indices(data, split, suite.progress.samples)]
+
+    def look(self, images_seen: int) -> None:
+        """Draw as many images as there are real ones, score them, tell it."""
+        images = generate(self._model, self._labels, self._seed, "progress", device=self._device)
+        values = {}
+        for name, extractor in self._extractors.items():
+            for measure, value in progress_scores(extractor(images), self._real[name]).items():
+                self._rows.append((images_seen, "all", name, measure, value, len(images)))
+                values[f"{name}/{measure}"] = value
+        self._emit("progress_scores", images_seen=images_seen, values=values)
+
+    def write(self) -> None:
+        """Write what was found; nothing if nothing was looked at."""
+        if self._rows:
+            names = ("images_seen", "class", "features", "measure", "value", "n")
+            _write_csv(self._run / "progress.csv", names, [(*r[:4], repr(r[4]), r[5]) for r in self._rows])
+
+
+def _take_in(
+    job: dict[str, Any],
+    suite: Suite,
+    data: ImageDataset,
+    split: Split,
+    run: Path,
+    base: dict[str, Any],
+    device: torch.device,
+    emit: Events,
+) -> None:
+    """Read a folder of images made elsewhere, so that scoring needs it no more."""
+    folder = Path(job["generator"]["folder"])
+    emit("phase", phase=f"reading {folder.name}", fraction=0.0)
+    external = read_external(folder, data.class_names, data.shape)
+    labels = external.labels if external.labels is not None else np.zeros(0, np.int64)
+    write_with(run / "external.npz", lambda file: np.savez_compressed(file, images=external.images, labels=labels))
+    facts = {"images": len(external.images), "path_name": folder.name, "rule": RULE}
+    about = {"hyperparameters": {}, "conditional": external.conditional, "policy": {}, "costs": {}, "external": facts}
+    shape = {"shape": list(data.shape), "class_names": list(data.class_names), "simulated": data.simulated}
+    stamp = {"stamp": None if suite.for_results else "not for results", "environment": environment(device)}
+    write_json(run / "result.json", {**base, "status": "finished", "reason": None, **about, **shape, **stamp})
 
 
 def _time_sampling(model: GenerativeModel, num_classes: int, seed: int, device: torch.device) -> float:
@@ -233,19 +346,30 @@ def _evaluate(
     emit: Events,
 ) -> None:
     emit("phase", phase="scoring", fraction=0.0)
-    model, _ = load_model(run, device)
     protocol = make_protocol(data, split, suite.evaluation)
     extractors: dict[str, FeatureExtractor] = load_reference(folder, job["reference_id"], suite, device)
     real = load_real(folder, job["reference_id"], extractors)
     scorer = Scorer(data, split, protocol, suite.evaluation, extractors, real)
-    wanted = protocol.labels(model.conditional)
+    maker: ExternalImages | GenerativeModel
+    if job["role"] == "external":
+        maker = load_external(run)
+        wanted = protocol.labels(maker.conditional)
+        if len(maker.images) < len(wanted) * suite.evaluation.draws:
+            text = f"{len(maker.images)} images for {suite.evaluation.draws} draws of {len(wanted)}: draws share images"
+            emit("warning", text=f"{text}, so that the deviation over draws is too small")
+    else:
+        maker, _ = load_model(run, device)
+        wanted = protocol.labels(maker.conditional)
 
     def draw(number: int) -> tuple[np.ndarray, np.ndarray, None]:
-        return generate(model, wanted, job["seed"], "draw", number, device=device), wanted, None
+        if isinstance(maker, ExternalImages):
+            return *maker.draw(wanted, job["seed"], number), None
+        return generate(maker, wanted, job["seed"], "draw", number, device=device), wanted, None
 
-    scores, replicates = scorer.score(draw, conditional=model.conditional, emit=emit)
-    scores += scorer.reconstructions(model, device)
-    _write_samples(run, *draw(0)[:2], protocol.shown() if model.conditional else None, data.num_classes)
+    scores, replicates = scorer.score(draw, conditional=maker.conditional, emit=emit)
+    if isinstance(maker, GenerativeModel):
+        scores += scorer.reconstructions(maker, device)
+    _write_samples(run, *draw(0)[:2], protocol.shown() if maker.conditional else None, data.num_classes)
     _write_evaluation(run, {**base, "eval_id": job["eval_id"]}, scores, replicates)
 
 
@@ -255,11 +379,16 @@ def _write_evaluation(run: Path, base: dict[str, Any], scores: list[Any], replic
 
 
 def _write_losses(run: Path, fitted: Fitted) -> None:
+    names = ("step", "images_seen", "split", "name", "value")
+    _write_csv(run / "losses.csv", names, [(*row[:4], repr(row[4])) for row in fitted.losses])
+
+
+def _write_csv(path: Path, names: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(("step", "images_seen", "split", "name", "value"))
-    writer.writerows((*row[:4], repr(row[4])) for row in fitted.losses)
-    write_bytes(run / "losses.csv", stream.getvalue().encode())
+    writer.writerow(names)
+    writer.writerows(rows)
+    write_bytes(path, stream.getvalue().encode())
 
 
 def _write_samples(run: Path, images: np.ndarray, labels: np.ndarray, shown: int | None, num_classes: int) -> None:

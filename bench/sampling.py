@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from bench.errors import BenchError, InputError
 from bench.model import GenerativeModel
+from bench.per_class import PerClass
 from bench.registry import GENERATORS, suggestion
 from bench.seeds import Name, forked, torch_rng
 from bench.store import read_json, write_bytes, write_with
@@ -71,7 +72,9 @@ def load_model(run: Path, device: torch.device) -> tuple[GenerativeModel, dict[s
     channels, height, width = result["shape"]
     with forked(0, "weights"):  # the weights drawn here are replaced at once
         hyperparameters = family.Hyperparameters.model_validate(result["hyperparameters"])
-        model = family((channels, height, width), len(result["class_names"]), hyperparameters)
+        kind = ((channels, height, width), len(result["class_names"]), hyperparameters)
+        per_class = (result.get("policy") or {}).get("unconditional") == "per_class"
+        model = PerClass(family, *kind) if per_class else family(*kind)
     try:
         model.load_state_dict(load_file(run / "checkpoint.safetensors"))
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:

@@ -191,6 +191,7 @@ def _job_spec(prepared: Prepared) -> dict[str, Any]:
         "results": str(plan.store.folder.resolve()),
         "threads": plan.threads,
         "device": plan.device,
+        "precision": plan.precision,
         "reference_id": plan.reference_id,
     }
 
@@ -324,6 +325,9 @@ def _show(display: Display, job: Job, event: dict[str, Any]) -> None:
     elif event["type"] == "loss" and event["split"] == "training":
         values = ", ".join(f"{name} {value:.4g}" for name, value in event["values"].items())
         display.progress(job.name, "training", -1.0, f"step {event['step']:,}  {values}")
+    elif event["type"] == "progress_scores":
+        values = ", ".join(f"{name} {value:.3g}" for name, value in event["values"].items())
+        display.progress(job.name, "training", -1.0, f"{event['images_seen']:,} images  {values}")
     elif event["type"] == "warning":
         display.warn(f"{job.name}: {event['text']}")
 
@@ -337,6 +341,9 @@ def _record(tracker: Tracker | None, row: Row, job: Job, event: dict[str, Any]) 
     elif event["type"] == "loss":
         names = {f"{event['split']}/{name}": value for name, value in event["values"].items()}
         tracker.metrics(row.name, row.seed, names, event["step"])
+    elif event["type"] == "progress_scores":
+        names = {f"progress/{name}": value for name, value in event["values"].items()}
+        tracker.metrics(row.name, row.seed, names, event["images_seen"])
 
 
 def _settle(row: Row, reason: str | None) -> str:

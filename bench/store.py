@@ -167,7 +167,8 @@ def trained(run: Path) -> bool:
     """Whether a training ended in a way that stands: finished, or diverged (which repeating would repeat)."""
     result = read_json(run / "result.json") or {}
     return result.get("status") == "diverged" or (
-        result.get("status") == "finished" and (run / "checkpoint.safetensors").exists()
+        result.get("status") == "finished"
+        and any((run / name).exists() for name in ("checkpoint.safetensors", "external.npz"))
     )
 
 

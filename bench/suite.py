@@ -53,11 +53,20 @@ class SplitSpec(_Model):
     seed: int = Field(0, ge=0)
 
 
-class GeneratorSpec(_Model):
-    """A row of the table: a family, with overrides of its hyper-parameters."""
+EXTERNAL = "external"
+"""What stands in place of a generator's name where images were made elsewhere."""
 
-    name: str = Field(description="a registered generator: bench list generators")
+
+class GeneratorSpec(_Model):
+    """A row of the table: a family, with overrides of its hyper-parameters, or a folder of images made elsewhere."""
+
+    name: str = Field(EXTERNAL, description="a registered generator: bench list generators")
+    folder: str | None = Field(None, description="in place of a name: images made elsewhere (PNG, JPEG, TIFF)")
     label: str | None = Field(None, description="name of the row; the generator's name if left out")
+    preset: str | None = Field(None, description="hyper-parameters of a source, by its name")
+    unconditional: Literal["pooled", "per_class"] | None = Field(
+        None, description="one model for all classes or one per class; the suite's if left out"
+    )
     hyperparameters: dict[str, Any] = Field(default_factory=dict, description="overrides; the rest as in the source")
 
     @property
@@ -69,6 +78,16 @@ class GeneratorSpec(_Model):
     @classmethod
     def _label(cls, value: str | None) -> str | None:
         return value if value is None else check_name(value)
+
+    @model_validator(mode="after")
+    def _either(self) -> GeneratorSpec:
+        if (self.folder is None) == (self.name == EXTERNAL):
+            raise ValueError("give either a generator's name or a folder of images")
+        if self.folder is not None and (self.preset or self.unconditional or self.hyperparameters):
+            raise ValueError("a folder of images takes a label only")
+        if self.folder is not None and self.label is None:
+            raise ValueError("a folder of images needs a label: the name of its row")
+        return self
 
 
 class BudgetSpec(_Model):
@@ -108,6 +127,31 @@ class EvaluationSpec(_Model):
         return value
 
 
+class ProgressSpec(_Model):
+    """Distance and Inception Score while training goes on, measured on validation images."""
+
+    points: int = Field(10, ge=0, le=100, description="how often, evenly over the budget; 0 for never")
+    samples: int = Field(200, ge=10, description="images per point, bounded by the validation split")
+
+
+class ReportedValue(_Model):
+    """One number that somebody else printed."""
+
+    system: str
+    group: str = ""
+    measure: str
+    value: str = Field(description="as printed, deviation included")
+
+
+class ReportedSpec(_Model):
+    """What a source reports on its own data: shown apart, never ranked."""
+
+    source: str
+    data: str
+    note: str = ""
+    values: Annotated[tuple[ReportedValue, ...], Field(min_length=1)]
+
+
 class TrackingSpec(_Model):
     """Where MLflow mirrors the results."""
 
@@ -126,6 +170,14 @@ class Suite(_Model):
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
     budget: BudgetSpec = BudgetSpec(images_seen=60_000)
     evaluation: EvaluationSpec = EvaluationSpec()
+    progress: ProgressSpec = ProgressSpec()
+    unconditional: Literal["pooled", "per_class"] = Field(
+        "pooled", description="unconditional families: one model for all classes, or one per class"
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of training; auto is bfloat16 where the processor has it and the family allows it"
+    )
+    reported: tuple[ReportedSpec, ...] = Field((), description="numbers of a source on its own data, shown apart")
     tracking: TrackingSpec = TrackingSpec()
     threads: int | None = Field(None, ge=1, le=1024, description="threads of a job; all cores if left out")
     patient_images: bool = Field(True, description="whether real images may stand in report and MLflow")
@@ -208,16 +260,32 @@ def resolve(suite: Suite, path: Path | None = None) -> Suite:
         InputError: an unknown hyper-parameter or a value out of range; all of them at once.
     """
     messages, specs = [], []
+    source = _Source(path, _read(find_suite(path))[1]) if path else _Source(Path(suite.name), {})
     for index, spec in enumerate(suite.generators):
+        if spec.folder is not None:
+            specs.append(spec)
+            continue
         family = GENERATORS.get(spec.name)
+        if spec.preset and spec.preset not in family.presets:
+            at = source.at(("generators", index, "preset"))
+            messages.append(
+                f"{at}{spec.name} has no preset {spec.preset!r}; {suggestion(spec.preset, list(family.presets))}"
+            )
+            continue
+        given = {**family.presets.get(spec.preset or "", {}), **spec.hyperparameters}
         try:
-            values = family.Hyperparameters.model_validate(spec.hyperparameters)
+            values = family.Hyperparameters.model_validate(given)
         except ValidationError as error:
             where = ("generators", index, "hyperparameters")
-            source = _Source(path, _read(find_suite(path))[1]) if path else _Source(Path(suite.name), {})
             messages.append(_explain(error, source, family.Hyperparameters, where))
             continue
-        specs.append(spec.model_copy(update={"hyperparameters": values.model_dump(mode="json")}))
+        per_class = (spec.unconditional or suite.unconditional) == "per_class" and not family.heeds_labels(values)
+        if spec.unconditional == "per_class" and not per_class:
+            at = source.at(("generators", index, "unconditional"))
+            messages.append(f"{at}{spec.row} is conditional: per_class is for families that are not; leave it out")
+            continue
+        resolved = {"hyperparameters": values.model_dump(mode="json")}
+        specs.append(spec.model_copy(update={**resolved, "unconditional": "per_class" if per_class else "pooled"}))
     if messages:
         raise InputError("\n".join(messages))
     return suite.model_copy(update={"generators": tuple(specs)})
@@ -348,7 +416,10 @@ def _check_names(suite: Suite, source: _Source) -> None:
     messages = []
     for index, spec in enumerate(suite.generators):
         try:
-            GENERATORS.check(spec.name, source.at(("generators", index)))
+            if spec.folder is None:
+                GENERATORS.check(spec.name, source.at(("generators", index)))
+            elif not Path(spec.folder).is_dir():
+                messages.append(f"{source.at(('generators', index, 'folder'))}{spec.folder}: no such folder")
         except InputError as error:
             messages.append(str(error))
     rows = [spec.row for spec in suite.generators]

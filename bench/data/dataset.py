@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +79,10 @@ class ImageDataset:
     def num_classes(self) -> int:
         """Number of classes, counted by name: a class may have no image."""
         return len(self.class_names)
+
+    def as_one_class(self) -> ImageDataset:
+        """Return the same images without their classes, for a model that is to know none."""
+        return replace(self, labels=np.zeros_like(self.labels), class_names=("all",))
 
     def floats(self, indices: Indices) -> torch.Tensor:
         """Return the images as float32 [n, c, h, w], scaled to [0, 1] by their depth's full range."""

@@ -107,6 +107,7 @@ class DomainFeatures(FeatureExtractor):
     """
 
     name: ClassVar[str] = "domain"
+    classifies: ClassVar[bool] = True
     version: ClassVar[str] = "1"
     batch_size: ClassVar[int] = 128
 

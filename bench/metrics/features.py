@@ -59,6 +59,8 @@ class FeatureExtractor(ABC):
     """One sentence: what becomes of channels, size and grey levels."""
     dimensions: int
     has_logits: bool = False
+    classifies: ClassVar[bool] = False
+    """Whether the logits are those of the data's own classes, from a classifier trained on real images."""
 
     def __init__(self, *, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)

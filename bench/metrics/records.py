@@ -41,6 +41,10 @@ _ALL = (
     Measure("coverage", "coverage", "higher", 0.0, 1.0, "features", "precision_recall", "Naeem 2020"),
     # noise would win if lower were called better: the value belongs beside that of real images
     Measure("ssim_diversity", "SSIM of pairs within a class", "none", -1.0, 1.0, "images", "ssim", "Wang 2004; Odena 2017"),
+    Measure(
+        "class_accuracy", "share recognised as the class asked for", "higher", 0.0, 1.0, "logits", "class_recognition",
+        "Shmelkov 2018, GAN-test",
+    ),
     Measure("ssim_reconstruction", "SSIM of reconstructions", "higher", -1.0, 1.0, "reconstructions", "ssim", "Wang 2004"),
     Measure(
         "mse_reconstruction", "mean squared error of reconstructions", "lower", 0.0, 1.0, "reconstructions", "ssim",
