@@ -33,6 +33,7 @@ class DCGAN(GAN):
     of 128, because a budget counts images and half the updates are too few for it.
     """
 
+    family: ClassVar[str] = "gan"
     source: ClassVar[str] = "Radford et al. 2016"
     conditioning: ClassVar[Literal["always", "never", "optional"]] = "optional"
     version: ClassVar[int] = 2

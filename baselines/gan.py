@@ -39,6 +39,7 @@ class GAN(GenerativeModel):
 
     family: ClassVar[str] = "gan"
     source: ClassVar[str] = "Goodfellow et al. 2014"
+    mixed_precision: ClassVar[bool] = True
     conditioning: ClassVar[Literal["always", "never", "optional"]] = "never"
 
     class Hyperparameters(model.Hyperparameters):
@@ -85,11 +86,11 @@ class GAN(GenerativeModel):
 
     def G(self, z: Float[Tensor, "n d"], y: Int[Tensor, " n"]) -> Float[Tensor, "n c h w"]:  # noqa: N802
         """Return images in [-1, 1]."""
-        return torch.tanh(self.generator(z, y))
+        return torch.tanh(self.generator(z, y).float())
 
     def D(self, x: Float[Tensor, "n c h w"], y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:  # noqa: N802
         """Return the logit that each image in [-1, 1] is real."""
-        return self.to_logit(self.discriminator(x, y)).squeeze(1)
+        return self.to_logit(self.discriminator(x, y)).squeeze(1).float()
 
     def latents(self, n: int, rng: torch.Generator) -> Float[Tensor, "n d"]:
         """Draw n vectors z, uniform in [-1, 1], on the CPU."""

@@ -36,7 +36,8 @@ class VAEGAN(GenerativeModel):
     """VAE-GAN with feature matching, conditional if asked for.
 
     Larsen et al. 2016, Autoencoding beyond pixels using a learned similarity metric, https://arxiv.org/abs/1512.09300, as
-    algorithm 1 of Rguibi et al. 2023, Improving synthetic chest X-ray images, prints it: three adversarial terms, an
+    algorithm 1 of Rguibi et al. 2023, Medical variational autoencoder and generative adversarial network for medical
+    imaging, prints it: three adversarial terms, an
     update of its own for encoder, decoder and discriminator from the same forward pass, RMSProp.
 
     Departures: the decoder's adversarial loss is the non-saturating one, as in Larsen's code (the printed signs would have
@@ -52,6 +53,7 @@ class VAEGAN(GenerativeModel):
 
     family: ClassVar[str] = "hybrid"
     source: ClassVar[str] = "Larsen et al. 2016; Rguibi et al. 2023"
+    mixed_precision: ClassVar[bool] = True
     conditioning: ClassVar[Literal["always", "never", "optional"]] = "optional"
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "chest": {
@@ -123,12 +125,12 @@ class VAEGAN(GenerativeModel):
     ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
         """Return mean and log-variance of q(z|x)."""
         features = self.encoder["hidden"](self.encoder["features"](x, y))
-        mu, log_variance = self.encoder["posterior"](features).chunk(2, dim=1)
+        mu, log_variance = self.encoder["posterior"](features).float().chunk(2, dim=1)
         return mu, log_variance
 
     def decode(self, z: Float[Tensor, "n d"], y: Int[Tensor, " n"]) -> Float[Tensor, "n c h w"]:
         """Return images in [-1, 1]."""
-        return torch.tanh(self.decoder(z, y))
+        return torch.tanh(self.decoder(z, y).float())
 
     def discriminate(
         self, x: Float[Tensor, "n c h w"], y: Int[Tensor, " n"]
@@ -136,7 +138,7 @@ class VAEGAN(GenerativeModel):
         """Return Dis_l(x) and the logit of 'x is real'."""
         layers = cast("ConvolutionalEncoder", self.discriminator["layers"])
         middle, features = layers.split(x, y, self.feature_block)
-        return middle, self.discriminator["to_logit"](features).squeeze(1)
+        return middle.float(), self.discriminator["to_logit"](features).squeeze(1).float()
 
     def losses(
         self, x: Float[Tensor, "n c h w"], y: Int[Tensor, " n"], rng: torch.Generator

@@ -9,7 +9,7 @@ Players and symbols are those of `baselines.dcgan`, but that D is a critic: its 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -38,7 +38,9 @@ class WGANGP(DCGAN):
     generator is scored. The preset `gulrajani` is the paper's.
     """
 
+    family: ClassVar[str] = "gan"
     source: ClassVar[str] = "Gulrajani et al. 2017"
+    conditioning: ClassVar[Literal["always", "never", "optional"]] = "optional"
     version: ClassVar[int] = 1
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "gulrajani": {"batch_size": 64, "critic_steps": 5, "learning_rate": 1e-4, "ema_decay": None, "width": 64},
