@@ -19,7 +19,7 @@ import torch
 from diffusers import DDIMScheduler, UNet2DModel
 from jaxtyping import Float, Int
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import AdamW, Optimizer
 
@@ -29,10 +29,6 @@ from bench.model import GenerativeModel, Progress, Shape, tunable
 
 LARGEST_GRID, LARGEST_PATCH = 16, 8
 """Where the patch follows the image size: sides above 16 are halved into channels, three times at most."""
-
-
-LEAST_NOISE_VARIANCE = 0.05**2
-"""Weights of the x_0 loss stop growing here, as in Li & He 2025."""
 
 
 class DDIM(GenerativeModel):
@@ -66,6 +62,8 @@ class DDIM(GenerativeModel):
         prediction: Literal["epsilon", "v_prediction", "sample"] = Field(
             "sample", description="what the network estimates"
         )
+        snr_limit: float = Field(5.0, gt=0, description="signal-to-noise ratio above which errors of x_0 weigh no more")
+        position_channels: int = Field(8, ge=0, description="learnt channels beside the image's, one value per place")
         sampling_steps: int = Field(25, ge=1, description="DDIM steps of a sample")
         eta: float = Field(0.0, ge=0, le=1, description="0 is DDIM, 1 has DDPM's noise")
         guidance: float = tunable(1.0, low=1.0, high=3.0, ge=0, description="w; 1 is none")
@@ -83,9 +81,11 @@ class DDIM(GenerativeModel):
         unit = self.patch * 2 ** (len(hp.channels) - 1)  # sides must be multiples of it: images are padded
         self.padding = (-width % unit, -height % unit)
         depth = channels * self.patch**2
+        sides = ((height + self.padding[1]) // self.patch, (width + self.padding[0]) // self.patch)
+        self.position = nn.Parameter(0.02 * torch.randn(1, hp.position_channels, *sides))
         self.network: Any = UNet2DModel(
-            sample_size=((height + self.padding[1]) // self.patch, (width + self.padding[0]) // self.patch),
-            in_channels=depth,
+            sample_size=sides,
+            in_channels=depth + hp.position_channels,
             out_channels=depth,
             block_out_channels=hp.channels,
             layers_per_block=hp.layers_per_block,
@@ -124,7 +124,8 @@ class DDIM(GenerativeModel):
         self, x_t: Float[Tensor, "n d a b"], t: Int[Tensor, " n"], y: Int[Tensor, " n"]
     ) -> Float[Tensor, "n d a b"]:
         """Return the network's estimate of the target; label `num_classes` means none."""
-        return self.network(x_t, t, class_labels=y if self.conditional else None).sample
+        placed = torch.cat([x_t, self.position.to(x_t.dtype).expand(len(x_t), -1, -1, -1)], dim=1)
+        return self.network(placed, t, class_labels=y if self.conditional else None).sample
 
     def loss(self, images: Float[Tensor, "n c h w"], labels: Int[Tensor, " n"], rng: torch.Generator) -> Tensor:
         """Return the mean squared error at uniform t: of epsilon, or of v where the network estimates v or x_0."""
@@ -138,9 +139,9 @@ class DDIM(GenerativeModel):
             return F.mse_loss(estimate, epsilon)
         if self.hyperparameters.prediction == "v_prediction":
             return F.mse_loss(estimate, self.scheduler.get_velocity(x_0, epsilon, t))
-        noise_variance = 1 - self.scheduler.alphas_cumprod.to(x_0)[t]
+        weight = 1 / (1 - self.scheduler.alphas_cumprod.to(x_0)[t])  # signal-to-noise ratio + 1
         error = (estimate - x_0).square().mean((1, 2, 3))
-        return (error / noise_variance.clamp(min=LEAST_NOISE_VARIANCE)).mean()
+        return (weight.clamp(max=self.hyperparameters.snr_limit + 1) * error).mean()
 
     def configure_optimizers(self) -> dict[str, Optimizer]:
         """One AdamW, as in diffusers' own training script."""
