@@ -448,8 +448,11 @@ def _resolve_data(suite: Suite, source: _Source) -> Suite:
 def _explain(error: ValidationError, source: _Source, model: type[BaseModel], prefix: Location = ()) -> str:
     """One line per error: file, line, key, what was expected, the nearest valid name."""
     messages = []
-    for item in error.errors(include_url=False):
+    errors = error.errors(include_url=False)
+    for item in errors:
         where = (*prefix, *item["loc"])
+        if item["type"] == "too_short" and any(other["loc"][:-1] == item["loc"] for other in errors):
+            continue  # only because the entry that is named anyway was not counted
         if item["type"] == "extra_forbidden":
             known = _keys(model, item["loc"][:-1])
             text = f"unknown key {item['loc'][-1]!r}; {suggestion(str(item['loc'][-1]), known)}"
