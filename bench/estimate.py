@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from bench.evaluate import make_protocol
 from bench.fit import Budget, fit
-from bench.model import GenerativeModel
+from bench.model import GenerativeModel, Translator
 from bench.plan import Row
 from bench.registry import GENERATORS
 from bench.sampling import generate
 from bench.seeds import forked
 from bench.session import Prepared
 from bench.store import diverged
+from bench.translate import translated_draw
 
 TIMED_STEPS = 3
 START_SECONDS = 6.0
@@ -85,11 +87,11 @@ def _time(prepared: Prepared, row: Row) -> tuple[float, float, int]:
     """Seconds of training, seconds per sample, bytes of the checkpoint."""
     assert row.spec is not None
     data, split, budget = prepared.data, prepared.split, prepared.suite.budget
-    family: type[GenerativeModel] = GENERATORS.get(row.spec.name)
+    family: type[Any] = GENERATORS.get(row.spec.name)
     hyperparameters = family.Hyperparameters.model_validate(row.spec.hyperparameters)
     device = torch.device(prepared.plan.device)
     with forked(row.seed, "weights"):
-        model = family(data.shape, data.num_classes, hyperparameters).to(device)
+        model: GenerativeModel | Translator = family(data.shape, data.num_classes, hyperparameters).to(device)
     few = split.train[: max(2, min(len(split.train), 10 * hyperparameters.batch_size))]
     times = []
     for steps in (1, 1 + TIMED_STEPS) if model.trains else (1,):
@@ -105,7 +107,10 @@ def _time(prepared: Prepared, row: Row) -> tuple[float, float, int]:
         training = times[0] * len(split.train) / len(few)
     labels = np.arange(100) % data.num_classes
     started = time.perf_counter()
-    generate(model, labels, 0, "estimate", device=device)
+    if isinstance(model, Translator):
+        translated_draw(model, data, split, labels, 0, device)(0)
+    else:
+        generate(model, labels, 0, "estimate", device=device)
     sampling = (time.perf_counter() - started) / len(labels)
     size = sum(value.numel() * value.element_size() for value in model.state_dict().values())
     return training, sampling, size

@@ -27,12 +27,12 @@ from bench.data.dataset import ImageDataset
 from bench.data.splits import Split
 from bench.environment import environment
 from bench.errors import BenchError, DivergedError
-from bench.evaluate import Scorer, make_protocol
+from bench.evaluate import Protocol, Scorer, make_protocol
 from bench.external import RULE, ExternalImages, load_external, read_external
 from bench.fit import Budget, Fitted, Watch, fit, lowered
 from bench.metrics.cost import peak_memory_bytes
 from bench.metrics.features import FeatureExtractor
-from bench.model import GenerativeModel
+from bench.model import GenerativeModel, Translator
 from bench.per_class import PerClass, fit_per_class
 from bench.reference import (
     floor_draw,
@@ -49,6 +49,7 @@ from bench.sampling import generate, grid, load_model
 from bench.seeds import derive, forked
 from bench.store import Events, write_bytes, write_json, write_with
 from bench.suite import Suite
+from bench.translate import evaluate_translator, pairs_shown, translated_draw
 
 TIMED_SAMPLES = 200
 REASON_CHARACTERS = 300
@@ -179,21 +180,22 @@ def _train(
 ) -> None:
     emit("phase", phase="training", fraction=0.0)
     spec = job["generator"]
-    family: type[GenerativeModel] = GENERATORS.get(spec["name"])
+    family: type[Any] = GENERATORS.get(spec["name"])
     hyperparameters = family.Hyperparameters.model_validate(spec["hyperparameters"])
     per_class = spec["unconditional"] == "per_class"
     with forked(job["seed"], "weights"):
         kind = (data.shape, data.num_classes, hyperparameters)
-        model = (PerClass(family, *kind) if per_class else family(*kind)).to(device)
+        model: GenerativeModel | Translator = (PerClass(family, *kind) if per_class else family(*kind)).to(device)
     given = suite.budget
     images_seen = given.images_seen or (round(given.epochs * len(split.train)) if given.epochs else None)
     budget = Budget(images_seen, given.minutes * 60 if given.minutes else None)
     progress = _Progress(job, suite, data, split, model, run, device, emit)
+    looked = suite.progress.points and model.trains and isinstance(model, GenerativeModel)
     how: dict[str, Any] = {"device": device, "precision": job["precision"]}
     if isinstance(model, PerClass):
         fitted = _fit_per_class(model, data, split, budget, job["seed"], how, emit)
     else:
-        watch = Watch(suite.progress.points, progress.look) if suite.progress.points and model.trains else None
+        watch = Watch(suite.progress.points, progress.look) if looked else None
         kind_of = {"budget": budget, "seed": job["seed"], "emit": emit, "watch": watch, **how}
         fitted = fit(model, data, split.train, split.validation, **kind_of)
     progress.write()
@@ -225,7 +227,7 @@ def _train(
             "steps": fitted.steps,
             "costs": {
                 "training_seconds": fitted.seconds,
-                "seconds_per_1000_samples": _time_sampling(model, data.num_classes, job["seed"], device),
+                "seconds_per_1000_samples": _time_sampling(model, data, split, job["seed"], device),
                 "peak_memory_bytes": memory,
                 "parameters": sum(parameter.numel() for parameter in model.parameters()),
             },
@@ -270,7 +272,7 @@ class _Progress:
         suite: Suite,
         data: ImageDataset,
         split: Split,
-        model: GenerativeModel,
+        model: GenerativeModel | Translator,
         run: Path,
         device: torch.device,
         emit: Events,
@@ -285,6 +287,7 @@ class _Progress:
 
     def look(self, images_seen: int) -> None:
         """Draw as many images as there are real ones, score them, tell it."""
+        assert isinstance(self._model, GenerativeModel)
         images = generate(self._model, self._labels, self._seed, "progress", device=self._device)
         values = {}
         for name, extractor in self._extractors.items():
@@ -323,13 +326,18 @@ def _take_in(
     write_json(run / "result.json", {**base, "status": "finished", "reason": None, **about, **shape, **stamp})
 
 
-def _time_sampling(model: GenerativeModel, num_classes: int, seed: int, device: torch.device) -> float:
-    """Seconds per 1,000 samples: the faster of two calls, after one that is not counted."""
-    labels = np.arange(TIMED_SAMPLES) % num_classes
+def _time_sampling(
+    model: GenerativeModel | Translator, data: ImageDataset, split: Split, seed: int, device: torch.device
+) -> float:
+    """Seconds per 1,000 samples (or translations): the faster of two calls, after one that is not counted."""
+    labels = np.arange(TIMED_SAMPLES) % data.num_classes
     times = []
     for repeat in range(3):
         started = time.perf_counter()
-        generate(model, labels, seed, "timing", repeat, device=device)
+        if isinstance(model, Translator):
+            translated_draw(model, data, split, labels, seed, device)(repeat)
+        else:
+            generate(model, labels, seed, "timing", repeat, device=device)
         times.append(time.perf_counter() - started)
     return min(times[1:]) * 1000 / TIMED_SAMPLES
 
@@ -358,7 +366,11 @@ def _evaluate(
             text = f"{len(maker.images)} images for {suite.evaluation.draws} draws of {len(wanted)}: draws share images"
             emit("warning", text=f"{text}, so that the deviation over draws is too small")
     else:
-        maker, _ = load_model(run, device)
+        loaded, _ = load_model(run, device)
+        if isinstance(loaded, Translator):
+            _evaluate_translator(loaded, scorer, protocol, job, base, data, split, run, device, emit)
+            return
+        maker = loaded
         wanted = protocol.labels(maker.conditional)
 
     def draw(number: int) -> tuple[np.ndarray, np.ndarray, None]:
@@ -371,6 +383,24 @@ def _evaluate(
         scores += scorer.reconstructions(maker, device)
     _write_samples(run, *draw(0)[:2], protocol.shown() if maker.conditional else None, data.num_classes)
     _write_evaluation(run, {**base, "eval_id": job["eval_id"]}, scores, replicates)
+
+
+def _evaluate_translator(
+    model: Translator,
+    scorer: Scorer,
+    protocol: Protocol,
+    job: dict[str, Any],
+    base: dict[str, Any],
+    data: ImageDataset,
+    split: Split,
+    run: Path,
+    device: torch.device,
+    emit: Events,
+) -> None:
+    found = evaluate_translator(model, scorer, protocol, data, split, job["seed"], device, emit)
+    sheet = grid(pairs_shown(model, data, split, job["seed"], device), columns=8)
+    write_with(run / "samples.png", lambda file: sheet.save(file, format="PNG"))
+    _write_evaluation(run, {**base, "eval_id": job["eval_id"], "translation": found[2]}, *found[:2])
 
 
 def _write_evaluation(run: Path, base: dict[str, Any], scores: list[Any], replicates: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from bench.errors import BenchError, InputError
-from bench.model import GenerativeModel
+from bench.model import GenerativeModel, Translator
 from bench.per_class import PerClass
 from bench.registry import GENERATORS, suggestion
 from bench.seeds import Name, forked, torch_rng
@@ -59,7 +59,7 @@ def generate(model: GenerativeModel, labels: np.ndarray, seed: int, *names: Name
     return np.concatenate(chunks)
 
 
-def load_model(run: Path, device: torch.device) -> tuple[GenerativeModel, dict[str, Any]]:
+def load_model(run: Path, device: torch.device) -> tuple[GenerativeModel | Translator, dict[str, Any]]:
     """Return a training's model with its weights, in evaluation mode, and the record of the training.
 
     Raises:
@@ -68,13 +68,15 @@ def load_model(run: Path, device: torch.device) -> tuple[GenerativeModel, dict[s
     result = read_json(run / "result.json")
     if result is None or result.get("status") != "finished" or "shape" not in result:
         raise InputError(f"{run}: no finished training here; name a folder below results/SUITE/runs")
-    family: type[GenerativeModel] = GENERATORS.get(result["family"])
+    if result.get("role") == "external":
+        raise InputError(f"{run}: these images were made elsewhere; there is no model")
+    family: type[Any] = GENERATORS.get(result["family"])
     channels, height, width = result["shape"]
     with forked(0, "weights"):  # the weights drawn here are replaced at once
         hyperparameters = family.Hyperparameters.model_validate(result["hyperparameters"])
         kind = ((channels, height, width), len(result["class_names"]), hyperparameters)
         per_class = (result.get("policy") or {}).get("unconditional") == "per_class"
-        model = PerClass(family, *kind) if per_class else family(*kind)
+        model: GenerativeModel | Translator = PerClass(family, *kind) if per_class else family(*kind)
     try:
         model.load_state_dict(load_file(run / "checkpoint.safetensors"))
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
@@ -111,6 +113,8 @@ def export(run: Path, out: Path, *, n: int, class_name: str | None, seed: int) -
 
     device = torch.device("cpu")
     model, result = load_model(run, device)
+    if isinstance(model, Translator):
+        raise InputError(f"{run}: {result['generator']} translates images and draws none; name another run")
     names: list[str] = result["class_names"]
     if class_name is not None and class_name not in names:
         raise InputError(f"--class {class_name}: no such class; {suggestion(class_name, names)}")

@@ -64,7 +64,7 @@ class Picture:
 
 def draw_all(results: Results) -> list[Picture]:
     """Draw every figure that the results allow."""
-    with _style():
+    with style():
         pictures = [draw_distances(results), draw_losses(results), draw_quality_cost(results)]
         real = results.real()
         pictures += [draw_samples(results, line, real) for line in lines(results)]
@@ -100,7 +100,7 @@ def draw_distances(results: Results) -> Picture | None:
         return None
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
-    figure = _figure(results, 11.5, rows * (0.9 + 0.3 * len(shown)))
+    figure = new_figure(results, 11.5, rows * (0.9 + 0.3 * len(shown)))
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     floors, short = "", SHORT[first.measure]
     for axes, label in zip(grid.flat, panels, strict=False):
@@ -114,22 +114,22 @@ def draw_distances(results: Results) -> Picture | None:
                 _box(axes, np.array(_values(run, key)), middle, height * 0.85, look[line.generator][0])
             if not runs and not line.conditional:
                 axes.text(0.02, row, "no classes", transform=axes.get_yaxis_transform(), va="center", color="#777777")
-        axes.set_title(_plain("all classes" if label == ALL else label))
+        axes.set_title(plain("all classes" if label == ALL else label))
     for axes in list(grid.flat)[len(panels) :]:
         axes.set_visible(False)
     axes = grid.flat[0]
-    axes.set_yticks(range(len(shown)), [_plain(line.generator) for line in shown])
+    axes.set_yticks(range(len(shown)), [plain(line.generator) for line in shown])
     axes.set_ylim(len(shown) - 0.4, -0.6)
     low, high = axes.dataLim.intervalx
     if low > 0 and high > 10 * low:
-        _logarithmic(axes, "x")
+        logarithmic(axes, "x")
     for axes in list(grid.flat)[max(0, len(panels) - columns) : len(panels)]:
         axes.set_xlabel(f"{short} ({first.features}, vs test)")
         axes.tick_params(labelbottom=True)
     pooled = {line.generator: [value for run in line.runs for value in _values(run, first)] for line in shown}
     told = ", ".join(f"{name} {np.median(values):.4g}" for name, values in pooled.items() if values)
     draws = results.protocol.get("draws", "")
-    return _picture(
+    return finished_picture(
         figure,
         "distances_by_class",
         "Distances by class",
@@ -174,7 +174,7 @@ def _floor_lines(axes: Axes, results: Results, key: Key, *, vertical: bool) -> s
     return f"Floors, real against real, with their 95 % intervals: {', '.join(told)}. " if told else ""
 
 
-def _logarithmic(axes: Axes, direction: Literal["x", "y"]) -> None:
+def logarithmic(axes: Axes, direction: Literal["x", "y"]) -> None:
     """Make an axis logarithmic, its ticks plain numbers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
@@ -198,17 +198,17 @@ def draw_losses(results: Results) -> Picture | None:
     look = looks(results)
     columns = 4 if len(records) % 4 == 0 or len(records) > 9 else min(3, len(records))
     rows = math.ceil(len(records) / columns)
-    figure = _figure(results, 11.5, 2.5 * rows)
+    figure = new_figure(results, 11.5, 2.5 * rows)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, (line, pairs) in zip(grid.flat, records, strict=False):
         _curves(axes, [frame for _, frame in pairs if len(frame)], look[line.generator][0])
         state = "" if line.status == "finished" else f" ({line.status})"
-        axes.set_title(_plain(line.generator) + state)
+        axes.set_title(plain(line.generator) + state)
         axes.set_xlabel("images seen (thousands)")
     for axes in list(grid.flat)[len(records) :]:
         axes.set_visible(False)
     names = ", ".join(line.generator for line, _ in records)
-    return _picture(
+    return finished_picture(
         figure,
         "losses",
         "Learning curves",
@@ -234,11 +234,11 @@ def _curves(axes: Axes, frames: Sequence[pd.DataFrame], colour: str) -> None:
                 alpha=shade,
                 linewidth=1.3,
                 linestyle="-" if training else (0, (4, 2)),
-                label=_plain(f"{name}{'' if training else ' (validation)'}") if number == 0 else None,
+                label=plain(f"{name}{'' if training else ' (validation)'}") if number == 0 else None,
             )
     finite = everything.loc[np.isfinite(everything["value"]), "value"]
     if len(finite) and finite.min() > 0 and finite.max() > 30 * finite.min():
-        _logarithmic(axes, "y")
+        logarithmic(axes, "y")
     axes.legend(fontsize=7.5, frameon=False, handlelength=1.6)
 
 
@@ -278,7 +278,7 @@ def draw_samples(results: Results, line: Line, real: Images | None) -> Picture |
     chosen = "the first of draw 1, not selected"
     rows_are = "a row for each class" if line.conditional else "unconditional, so without classes"
     more = f" (the first {MAX_ROWS} of {len(results.class_names)})" if len(results.class_names) > MAX_ROWS else ""
-    return _picture(
+    return finished_picture(
         figure,
         f"samples_{slug(line.generator)}",
         f"Samples of {line.generator}",
@@ -318,7 +318,7 @@ def _grid(results: Results, tiles: Sequence[Sequence[np.ndarray]], titles: Seque
     gap, top, bottom = 18, 26 if any(titles) else 6, 22
     full_width = left + sum(m.shape[1] for m in montages) + gap * (len(montages) - 1) + 8
     full_height = top + montages[0].shape[0] + bottom
-    figure = _figure(results, full_width / DPI, full_height / DPI, constrained=False)
+    figure = new_figure(results, full_width / DPI, full_height / DPI, constrained=False)
     x = left
     for index, (montage, title) in enumerate(zip(montages, titles, strict=True)):
         h, w = montage.shape[:2]
@@ -328,9 +328,9 @@ def _grid(results: Results, tiles: Sequence[Sequence[np.ndarray]], titles: Seque
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[:].set_visible(False)
-        axes.set_title(_plain(title), loc="left", fontsize=10)
+        axes.set_title(plain(title), loc="left", fontsize=10)
         if index == 0 and names:
-            axes.set_yticks([(row + 0.5) * h / len(names) for row in range(len(names))], [_plain(n) for n in names])
+            axes.set_yticks([(row + 0.5) * h / len(names) for row in range(len(names))], [plain(n) for n in names])
             axes.tick_params(length=0)
         x += w + gap
     return figure
@@ -376,7 +376,7 @@ def draw_quality_cost(results: Results) -> Picture | None:
             points.append((line, max(seconds, 1e-3), number))
     if not points or first is None:
         return None
-    figure = _figure(results, 8, 4.6)
+    figure = new_figure(results, 8, 4.6)
     axes = figure.subplots()
     for line, seconds, number in points:
         colour, marker = look[line.generator]
@@ -388,7 +388,7 @@ def draw_quality_cost(results: Results) -> Picture | None:
     _floor_lines(axes, results, first, vertical=False)
     low, high = axes.dataLim.intervaly
     if low > 0 and high > 20 * low:
-        _logarithmic(axes, "y")
+        logarithmic(axes, "y")
     families = sorted((seconds, number.mean) for line, seconds, number in points if line.role == "family")
     front: list[tuple[float, float]] = []
     for seconds, distance in families:
@@ -408,10 +408,10 @@ def draw_quality_cost(results: Results) -> Picture | None:
     axes.set_xticks([], minor=True)
     handles, texts = axes.get_legend_handles_labels()
     if handles:
-        axes.legend(handles, [_plain(text) for text in texts], fontsize=8, frameon=False, loc="best")
+        axes.legend(handles, [plain(text) for text in texts], fontsize=8, frameon=False, loc="best")
     _label_points(figure, axes, [(line.generator, seconds, number.mean) for line, seconds, number in points])
     told = "; ".join(f"{line.generator} {duration(s)}, FD {number.mean:.4g}" for line, s, number in points)
-    return _picture(
+    return finished_picture(
         figure,
         "quality_cost",
         "Quality against cost",
@@ -452,7 +452,7 @@ def _note(axes: Axes, name: str, x: float, y: float, dx: float, dy: float) -> An
     """Write a name at an offset in points from a place in the data."""
     side = "left" if dx > 0 else "right" if dx < 0 else "center"
     return axes.annotate(
-        _plain(name), (x, y), (dx, dy), textcoords="offset points", ha=side, va="center", fontsize=8.5, color=INK
+        plain(name), (x, y), (dx, dy), textcoords="offset points", ha=side, va="center", fontsize=8.5, color=INK
     )
 
 
@@ -460,7 +460,7 @@ def _note(axes: Axes, name: str, x: float, y: float, dx: float, dy: float) -> An
 
 
 @contextlib.contextmanager
-def _style() -> Iterator[None]:
+def style() -> Iterator[None]:
     """Our settings for the time of drawing, then the user's again."""
     import matplotlib as mpl
     import seaborn as sns
@@ -486,13 +486,13 @@ def _style() -> Iterator[None]:
         yield
 
 
-def _figure(results: Results, width: float, height: float, *, constrained: bool = True) -> Figure:
+def new_figure(results: Results, width: float, height: float, *, constrained: bool = True) -> Figure:
     """A figure that pyplot doesn't know, with the data named at its foot."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained" if constrained else None)
     foot = results.data_label + (f" – {results.stamp.upper()}" if results.stamp else "")
-    text = figure.text(0.995, 4 / (height * DPI), _plain(foot), ha="right", va="bottom", fontsize=7, color="#777777")
+    text = figure.text(0.995, 4 / (height * DPI), plain(foot), ha="right", va="bottom", fontsize=7, color="#777777")
     text.set_in_layout(False)
     if constrained:
         layout = figure.get_layout_engine()
@@ -501,7 +501,8 @@ def _figure(results: Results, width: float, height: float, *, constrained: bool 
     return figure
 
 
-def _picture(figure: Figure, name: str, title: str, caption: str, alt: str) -> Picture:
+def finished_picture(figure: Figure, name: str, title: str, caption: str, alt: str) -> Picture:
+    """Save a figure as SVG and PNG, equal bytes for equal figures."""
     files = {}
     for kind, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
         buffer = io.BytesIO()
@@ -510,6 +511,6 @@ def _picture(figure: Figure, name: str, title: str, caption: str, alt: str) -> P
     return Picture(name, title, caption, alt, files["svg"], files["png"])
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Keep names from being read as formulas."""
     return text.replace("$", r"\$")

@@ -17,7 +17,10 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from bench.metrics.records import COSTS, MEASURES
-from bench.report.figures import Picture, draw_all, withheld
+from bench.report.figures import Picture, draw_all, style, withheld
+from bench.report.progress import draw_progress, progress_tables
+from bench.report.reported import HEADING as REPORTED
+from bench.report.reported import reported_tables
 from bench.report.results import ALL, Key, Results, read_results, results_frame
 from bench.report.tables import (
     COPYING,
@@ -40,6 +43,7 @@ from bench.report.tables import (
     to_latex,
     to_markdown,
 )
+from bench.report.translators import translator_tables
 from bench.store import write_bytes
 
 SEEDS_NEEDED = 3
@@ -86,6 +90,8 @@ def write_report(folder: Path) -> ReportSummary:
     results = read_results(folder)
     tables = all_tables(results)
     pictures = draw_all(results)
+    with style():
+        pictures += [picture for picture in [draw_progress(results)] if picture]
     page = render_page(results, pictures)
     contents: dict[str, bytes] = {
         "results.csv": results_frame(results).to_csv(index=False, lineterminator="\n").encode(),
@@ -118,7 +124,8 @@ def write_report(folder: Path) -> ReportSummary:
 def all_tables(results: Results) -> list[Table]:
     """The main table, what it leaves out, and the distances by class."""
     further = further_table(results)
-    return [main_table(results, ranks(results)), *([further] if further else []), *class_tables(results)]
+    tables = [main_table(results, ranks(results)), *([further] if further else []), *class_tables(results)]
+    return [*tables, *progress_tables(results), *translator_tables(results), *reported_tables(results)]
 
 
 # ---- what may be said
@@ -330,6 +337,10 @@ def render_page(results: Results, pictures: Sequence[Picture]) -> str:
         main=main_table(results, ranks(results)),
         further=further_table(results),
         by_class=class_tables(results),
+        progress=progress_tables(results),
+        translation=translator_tables(results),
+        reported=reported_tables(results),
+        reported_heading=REPORTED,
         charts=charts,
         grids=grids,
         sources=sources,
@@ -338,7 +349,7 @@ def render_page(results: Results, pictures: Sequence[Picture]) -> str:
         protocol=protocol(results),
         details=[_class_counts(results), _policies(results), _measures(results)],
         environments=_environments(results),
-        failures=[run for run in results.runs if not run.finished],
+        failures=[run for run in (*results.runs, *results.translators) if not run.finished],
     )
 
 
@@ -402,7 +413,9 @@ def _policies(results: Results) -> Table:
         if line.role != "floor":
             seen = NOTHING if run.images_seen is None else f"{run.images_seen:,}"
             classes = NOTHING if run.status == "pending" else "yes" if line.conditional else "no"
-            rows.append((line.generator, run.family, classes, seen, _pairs(run.policy), _pairs(run.hyperparameters)))
+            given = {**({"preset": run.preset} if run.preset else {}), **run.hyperparameters}
+            scored = {key: value for key, value in run.policy.items() if value is not None}
+            rows.append((line.generator, run.family, classes, seen, _pairs(scored), _pairs(given)))
     heads = ("Generator", "Family", "Conditional", "Images seen", "Scored", "Hyper-parameters")
     return _simple("policies", "What was trained and what was scored", heads, rows)
 

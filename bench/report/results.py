@@ -78,6 +78,12 @@ class Run:
     costs: Mapping[str, float] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     scores: Mapping[Key, Score] = field(default_factory=dict)
+    untranslated: Mapping[Key, Score] = field(default_factory=dict)
+    """Of a translator: the scores of the images it was given."""
+    kept: Mapping[str, float] = field(default_factory=dict)
+    """Of a translator: mean SSIM between what it was given and what it returned, by class."""
+    preset: str | None = None
+    external: Mapping[str, Any] = field(default_factory=dict)
     folder: Path | None = None
 
     @property
@@ -91,8 +97,15 @@ class Run:
 
     def losses(self) -> pd.DataFrame:
         """The loss record: columns step, images_seen, split, name, value; empty where there is none."""
-        columns = {"step": int, "images_seen": int, "split": str, "name": str, "value": float}
-        path = self.folder / "losses.csv" if self.folder else None
+        return self._record("losses.csv", {"step": int, "images_seen": int, "split": str, "name": str, "value": float})
+
+    def progress(self) -> pd.DataFrame:
+        """Scores on the way: columns images_seen, class, features, measure, value, n; empty where there are none."""
+        columns = {"images_seen": int, "class": str, "features": str, "measure": str, "value": float, "n": int}
+        return self._record("progress.csv", columns)
+
+    def _record(self, file_name: str, columns: Mapping[str, Any]) -> pd.DataFrame:
+        path = self.folder / file_name if self.folder else None
         if path is None or not path.is_file():
             return pd.DataFrame(columns=list(columns))
         with path.open(newline="", encoding="utf-8") as file:
@@ -100,7 +113,7 @@ class Run:
         try:
             return pd.DataFrame({name: [kind(line[name]) for line in lines] for name, kind in columns.items()})
         except ValueError as error:
-            raise InputError(f"{path}: not a record of losses: {error}") from None
+            raise InputError(f"{path}: not a record as it was written: {error}") from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +131,12 @@ class Results:
     features: Mapping[str, Mapping[str, Any]]
     suite: Mapping[str, Any]
     suite_text: str
+    translators: tuple[Run, ...] = ()
+    """Rows that turn images of one class into another's: compared with each other, never with what draws images."""
+    progress: Mapping[str, Any] = field(default_factory=dict)
+    """How progress was measured: points, n, and the real-data line by 'features/measure'."""
+    recognition: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Features -> class -> the classifier's accuracy on real test images."""
 
     @property
     def generators(self) -> tuple[str, ...]:
@@ -163,11 +182,15 @@ def read_results(folder: Path) -> Results:
     plan, reference = (_required(folder, name) for name in ("plan.json", "reference.json"))
     suite_text = folder / "suite.yaml"
     try:
+        runs = [_run(folder, row) for row in plan["rows"]]
         return Results(
             folder=folder,
             name=str(plan["suite"]),
             stamp=plan.get("stamp"),
-            runs=tuple(_run(folder, row) for row in plan["rows"]),
+            runs=tuple(run for run in runs if run.role != "translator"),
+            translators=tuple(run for run in runs if run.role == "translator"),
+            progress=reference.get("progress") or {},
+            recognition=reference.get("recognition") or {},
             data=reference["data"],
             split=reference["split"],
             classes=tuple(reference["classes"]),
@@ -187,7 +210,7 @@ def results_frame(results: Results) -> pd.DataFrame:
     status is not lost.
     """
     rows: list[tuple[Any, ...]] = []
-    for run in results.runs:
+    for run in (*results.runs, *results.translators):
         head = (run.generator, run.role, run.seed)
         numbers: list[tuple[Any, ...]] = [
             (*key, s.mean, s.std, s.draws, s.n_real, s.n_generated, s.lower, s.upper, s.flag)
@@ -222,6 +245,7 @@ def _run(folder: Path, row: Mapping[str, Any]) -> Run:
         return Run(generator, role, seed, "pending", "not run yet")
     status, reason = _status(result or {"status": "finished"}, evaluation)
     result = result or {}
+    translation = (evaluation or {}).get("translation") or {}
     return Run(
         generator,
         role,
@@ -236,6 +260,10 @@ def _run(folder: Path, row: Mapping[str, Any]) -> Run:
         costs={name: float(value) for name, value in (result.get("costs") or {}).items() if value is not None},
         environment=result.get("environment") or {},
         scores=_scores(evaluation or {}),
+        untranslated=_scores({"scores": translation.get("untranslated")}),
+        kept=translation.get("kept") or {},
+        preset=result.get("preset"),
+        external=result.get("external") or {},
         folder=path,
     )
 

@@ -23,7 +23,7 @@ from bench.report.results import ALL, COST_ORDER, Key, Results, Run
 COPYING = -3.0
 """C_T is a z-score, negative where generated images lie nearer to training images than validation images do."""
 DISTANCES = ("frechet_distance", "kernel_distance")
-LEADING = ("precision", "recall", "coverage", "memorization")
+LEADING = ("precision", "recall", "coverage", "class_accuracy", "memorization")
 SHORT = {
     "frechet_distance": "FD",
     "kernel_distance": "KD",
@@ -34,11 +34,13 @@ SHORT = {
     "coverage": "Coverage",
     "memorization": "C_T",
     "near_copies": "Near copies",
+    "class_accuracy": "Class acc.",
     "ssim_diversity": "SSIM of pairs",
     "ssim_reconstruction": "SSIM rec.",
     "mse_reconstruction": "MSE rec.",
 }
 AGAINST = {
+    "class_accuracy": "recognised",
     "inception_score": "",
     "ssim_diversity": "",
     "memorization": "vs training",
@@ -48,7 +50,12 @@ AGAINST = {
 }
 ARROWS = {"higher": "↑", "lower": "↓"}
 NOTHING = "–"
-ROLES = {"floor": "Floor: real against real", "family": "Families", "control": "Controls"}
+ROLES = {
+    "floor": "Floor: real against real",
+    "family": "Families",
+    "external": "External: images made elsewhere",
+    "control": "Controls",
+}
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,11 @@ class Line:
     def conditional(self) -> bool:
         """Whether its images have classes."""
         return all(run.conditional for run in self.runs)
+
+    @property
+    def per_class(self) -> bool:
+        """Whether there is one model for each class."""
+        return any(run.policy.get("unconditional") == "per_class" for run in self.runs)
 
     @property
     def copies(self) -> bool:
@@ -142,7 +154,7 @@ def lines(results: Results) -> tuple[Line, ...]:
     first = first_distance(results)
 
     def place(line: Line) -> tuple[int, float]:
-        number = line.numbers.get(first) if first and line.role == "family" else None
+        number = line.numbers.get(first) if first and line.role in ("family", "external") else None
         return [*ROLES, line.role].index(line.role), number.mean if number and math.isfinite(number.mean) else math.inf
 
     return tuple(sorted((_line(results, name) for name in results.generators), key=place))  # ties: the plan's order
@@ -373,6 +385,8 @@ def _add_scores(
     real = [line.numbers[key] for line in joined if line.role == "floor" and key in line.numbers]
     if key.measure in ("inception_score", "ssim_diversity") and real and math.isfinite(real[0].mean):
         detail = "; ".join(part for part in (detail, f"real data {real[0].mean:.{digits}f}") if part)
+    if key.measure == "class_accuracy" and (known := results.recognition.get(key.features, {}).get(key.label)):
+        detail = f"{detail}; real test images {known:.{max(2, digits)}f}"
     columns.append(Column(f"{name.title}{mark} {arrow}".strip(), detail))
     for line, body in zip(joined, bodies, strict=True):
         body.append(number_cell(line.numbers.get(key), digits))
@@ -383,7 +397,10 @@ def _head(line: Line) -> list[Cell]:
     planned = len(line.runs)
     seeds = NOTHING if line.role == "floor" else f"{line.finished}" + (
         f" of {planned}" if line.finished < planned else "")  # fmt: skip
-    return [Cell(line.generator, "" if line.status == "finished" else line.status), Cell(seeds)]
+    if line.role == "external":
+        seeds = NOTHING
+    state = "" if line.status == "finished" else line.status
+    return [Cell(line.generator, state or ("per class" if line.per_class else "")), Cell(seeds)]
 
 
 def _sections(
@@ -433,6 +450,12 @@ def _notes(
         notes.append("Families stand in the order of the first distance; this is no ranking.")
     if any(_small(joined, key) for key in keys):
         notes.append(_dagger(results))
+    if any(line.per_class for line in joined):
+        notes.append("Per class: one model for each class, the budget shared in proportion to their images.")
+    for run in (line.runs[0] for line in joined if line.role == "external" and line.runs[0].external):
+        notes.append(
+            f"{run.generator}: {run.external.get('images', 0):,} images made elsewhere, {run.external.get('rule')}."
+        )
     for name, entry in results.features.items():
         if entry.get("status") != "ok":
             notes.append(f"No numbers on {name} features: {entry.get('reason') or entry.get('status')}.")

@@ -1,0 +1,77 @@
+"""The table of translators: images of one class turned into another's, beside the same images left as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import fmean
+
+from bench.report.results import ALL, COST_ORDER, Key, Results, Run, Score
+from bench.report.tables import NOTHING, SHORT, Cell, Column, Table, cost_text
+
+MEASURES_SHOWN = ("frechet_distance", "class_accuracy", "precision", "recall")
+
+
+def translator_tables(results: Results) -> list[Table]:
+    """The set 'all' with costs, then the distance by target class; none where the suite has no translator."""
+    done = [run for run in results.translators if run.finished]
+    if not results.translators:
+        return []
+    return [_main(results, done), *([_by_class(results, done)] if done else [])]
+
+
+def _main(results: Results, done: list[Run]) -> Table:
+    keys = [
+        key
+        for name in results.features
+        for measure in MEASURES_SHOWN
+        if any((key := Key(ALL, name, measure)) in run.scores for run in done)
+    ]
+    heads = [Column("Translator"), *(Column(SHORT[key.measure], f"{key.features}, vs test") for key in keys)]
+    heads += [Column("SSIM kept ↑", "source against translation"), Column("Training ↓", "wall-clock")]
+    rows = []
+    if done:
+        plain = [_cell(done, key, translated=False) for key in keys]
+        rows.append((Cell("not translated"), *plain, Cell("1.000"), Cell(NOTHING)))
+    for name in dict.fromkeys(run.generator for run in results.translators):
+        runs = [run for run in done if run.generator == name]
+        if not runs:
+            status = next(run.status for run in results.translators if run.generator == name)
+            rows.append((Cell(name, status), *[Cell(NOTHING)] * (len(keys) + 2)))
+            continue
+        kept = fmean(run.kept.get(ALL, float("nan")) for run in runs)
+        seconds = fmean(run.costs.get(COST_ORDER[0], float("nan")) for run in runs)
+        cells = [_cell(runs, key, translated=True) for key in keys]
+        rows.append((Cell(name), *cells, Cell(f"{kept:.3f}"), Cell(cost_text(COST_ORDER[0], seconds))))
+    notes = (
+        "Sources are real test images of other classes, from subjects without test images of the target class where there "
+        "are such; the target class's test images are the reference. 'Not translated' are the same sources as they are: a "
+        "translation must come nearer. Translators are compared with each other, never with families that draw images.",
+    )
+    caption = f"Translation between classes on {results.data_label}"
+    return Table("translation", caption, tuple(heads), (("", tuple(rows)),), notes)
+
+
+def _by_class(results: Results, done: list[Run]) -> Table:
+    features = next(iter(results.features))
+    keys = [Key(name, features, "frechet_distance") for name in results.class_names]
+    keys = [key for key in keys if any(key in run.scores for run in done)]
+    rows = [(Cell("not translated"), *(_cell(done, key, translated=False) for key in keys))]
+    for name in dict.fromkeys(run.generator for run in done):
+        runs = [run for run in done if run.generator == name]
+        rows.append((Cell(name), *(_cell(runs, key, translated=True) for key in keys)))
+    caption = f"FD by target class ({features}, vs test of that class) of translators; lower is better"
+    heads = (Column("Translator"), *(Column(f"to {key.label}") for key in keys))
+    return Table("translation-class", caption, heads, (("", tuple(rows)),))
+
+
+def _cell(runs: list[Run], key: Key, *, translated: bool) -> Cell:
+    found = [_scores(run, translated)[key] for run in runs if key in _scores(run, translated)]
+    if not found:
+        return Cell(NOTHING)
+    mean, std = fmean(score.mean for score in found), fmean(score.std for score in found)
+    digits = 1 if abs(mean) >= 20 else 3 if abs(mean) < 1 else 2
+    return Cell(f"{mean:.{digits}f} ± {std:.{digits}f}".replace("-", "−"))
+
+
+def _scores(run: Run, translated: bool) -> Mapping[Key, Score]:
+    return run.scores if translated else run.untranslated
