@@ -43,7 +43,7 @@ from bench.report.tables import (
     to_latex,
     to_markdown,
 )
-from bench.report.translators import translator_tables
+from bench.report.translators import draw_translations, translator_tables
 from bench.store import write_bytes
 
 SEEDS_NEEDED = 3
@@ -91,7 +91,7 @@ def write_report(folder: Path) -> ReportSummary:
     tables = all_tables(results)
     pictures = draw_all(results)
     with style():
-        pictures += [picture for picture in [draw_progress(results)] if picture]
+        pictures += [picture for picture in [draw_progress(results)] if picture] + draw_translations(results)
     page = render_page(results, pictures)
     contents: dict[str, bytes] = {
         "results.csv": results_frame(results).to_csv(index=False, lineterminator="\n").encode(),

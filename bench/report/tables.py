@@ -555,7 +555,7 @@ def to_markdown(tables: Iterable[Table]) -> str:
 def _markdown(table: Table) -> str:
     rows = [[_markdown_text(str(column)) for column in table.columns]]
     for title, section in table.sections:
-        rows.append([f"**{_markdown_text(title)}**", *[""] * (len(table.columns) - 1)])
+        rows += [[f"**{_markdown_text(title)}**", *[""] * (len(table.columns) - 1)]] if title else []
         rows += [[_markdown_text(_named(row[0])), *(_markdown_text(str(cell)) for cell in row[1:])] for row in section]
     widths = [max(3, *(_width(row[i]) for row in rows)) for i in range(len(table.columns))]
     rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
@@ -620,7 +620,8 @@ def _latex(table: Table) -> str:
     if any(column.detail for column in table.columns):
         out.append(line((column.detail for column in table.columns), r"\scriptsize"))
     for title, body in table.sections:
-        out += [r"\midrule", f"\\multicolumn{{{width}}}{{@{{}}l@{{}}}}{{\\textit{{{latex_text(title)}}}}} \\\\"]
+        heading = f"\\multicolumn{{{width}}}{{@{{}}l@{{}}}}{{\\textit{{{latex_text(title)}}}}} \\\\"
+        out += [r"\midrule", *([heading] if title else [])]
         for row in body:
             out.append(line([_named(row[0]), *(cell.text for cell in row[1:])]))
             if any(cell.detail for cell in row[1:]):
