@@ -25,7 +25,8 @@ def _generators() -> Iterator[str]:
         entry = GENERATORS.describe(name)
         said = entry.attributes
         condition = _CONDITIONING.get(str(said.get("conditioning", "never")), "")
-        yield f"  {name:<16} {said.get('family', ''):<10} {condition:<14} {said.get('source') or entry.target}"
+        presets = f" [presets: {', '.join(said['presets'])}]" if said.get("presets") else ""
+        yield f"  {name:<16} {said.get('family', ''):<12} {condition:<14} {said.get('source') or entry.target}{presets}"
 
 
 def _plain(registry: Registry[object]) -> Iterator[str]:

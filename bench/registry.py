@@ -83,20 +83,40 @@ class Registry(Generic[T]):
         """Read summary and literal class attributes from the entry's source, importing nothing but its package."""
         target = self._targets()[self.check(name)]
         module, _, attribute = target.partition(":")
-        try:
-            spec = importlib.util.find_spec(module)
-            source = spec.loader.get_source(module) if spec and spec.loader else None  # type: ignore[attr-defined]
-            definitions = {node.name: node for node in ast.parse(source or "").body if isinstance(node, ast.ClassDef)}
-        except (ImportError, AttributeError, SyntaxError, ValueError):
-            return Described(name, target)
         attributes: dict[str, Any] = {}
-        node: ast.ClassDef | None = definitions.get(attribute)
-        summary = ((ast.get_docstring(node) or "").splitlines() or [""])[0] if node else ""
-        while node is not None:  # a class inherits what its bases in the same file say
+        summary: str | None = None
+        while found := _definition(module, attribute):  # a class inherits what its bases say, in other files too
+            tree, node = found
+            if summary is None:
+                summary = ((ast.get_docstring(node) or "").splitlines() or [""])[0]
             attributes = {**_literals(node), **attributes}
-            bases = [base.id for base in node.bases if isinstance(base, ast.Name)]
-            node = next((definitions[base] for base in bases if base in definitions), None)
-        return Described(name, target, summary, attributes)
+            base = next((base.id for base in node.bases if isinstance(base, ast.Name)), None)
+            if base is None:
+                break
+            module, attribute = _imported(tree, base) or (module, base)
+        return Described(name, target, summary or "", attributes)
+
+
+def _definition(module: str, attribute: str) -> tuple[ast.Module, ast.ClassDef] | None:
+    """The class's source as a tree, read without importing anything but its package; None if there is none."""
+    try:
+        spec = importlib.util.find_spec(module)
+        source = spec.loader.get_source(module) if spec and spec.loader else None  # type: ignore[attr-defined]
+        tree = ast.parse(source or "")
+    except (ImportError, AttributeError, SyntaxError, ValueError):
+        return None
+    node = next((node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == attribute), None)
+    return (tree, node) if node else None
+
+
+def _imported(tree: ast.Module, name: str) -> tuple[str, str] | None:
+    """Where a name comes from, by the file's import statements."""
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            for alias in node.names:
+                if (alias.asname or alias.name) == name:
+                    return node.module, alias.name
+    return None
 
 
 def suggestion(name: str, known: list[str]) -> str:

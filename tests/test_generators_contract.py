@@ -9,11 +9,13 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load, save
 
+from bench.fit import stage
 from bench.model import GenerativeModel, Progress
 from bench.registry import GENERATORS
 from bench.seeds import forked, torch_rng
 
-NAMES = GENERATORS.names()
+# translators draw nothing: test_translation.py holds what they must do
+NAMES = [name for name in GENERATORS.names() if issubclass(GENERATORS.get(name), GenerativeModel)]
 SHAPES = [(1, 32, 32), (3, 28, 28), (1, 36, 30)]
 CLASSES = 3
 STEPS = 6  # enough for a generator that is updated every fifth step, and for stages that start late
@@ -49,7 +51,7 @@ def train(model, images, labels, seed=0, steps=STEPS, batch=8):
             optimizers = model.configure_optimizers()
             for step in range(steps):
                 part = torch.arange(step * batch, (step + 1) * batch) % len(images)
-                progress = Progress(step, step * batch, step / steps)
+                progress = Progress(step, step * batch, step / steps, stage(model.stages, step / steps))
                 losses.append(model.training_step(images[part], labels[part], optimizers, progress, rng))
     model.eval()
     return losses
