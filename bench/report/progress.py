@@ -107,6 +107,7 @@ def _table(results: Results, records: Sequence[tuple[Line, pd.DataFrame]], measu
         .sort_index()
         for line, frame in records
     }
+    parts = {name: part for name, part in parts.items() if len(part)}
     ends = max(part.index.max() for part in parts.values())
     wanted = [ends * (number + 1) / SHOWN_POINTS for number in range(SHOWN_POINTS)]
     columns = [Column("Generator"), *(Column(f"{_thousands(images)} images") for images in wanted)]
@@ -117,7 +118,7 @@ def _table(results: Results, records: Sequence[tuple[Line, pd.DataFrame]], measu
         row = [Cell(name)]
         for images in wanted:
             at = int(np.argmin(np.abs(part.index.to_numpy() - images)))
-            near = len(part) and abs(part.index[at] - images) <= 0.6 * ends / SHOWN_POINTS
+            near = abs(part.index[at] - images) <= 0.6 * ends / SHOWN_POINTS
             row.append(Cell(f"{part.iloc[at]:.{digits}f}" if near else NOTHING))
         rows.append(row)
     better = MEASURES[measure].better
