@@ -147,6 +147,17 @@ def test_trains_and_samples(name, shape):
     assert drawn.max() <= 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(3, 64, 64), (1, 128, 128), (1, 218, 182), (3, 256, 256)], ids=str)
+@every_family
+def test_networks_follow_the_image_size(name, shape):
+    """The sizes of the sources: a step and a sample of two, at every size and number of channels."""
+    images, labels = torch.rand(4, *shape, generator=torch.Generator().manual_seed(0)), torch.arange(4) % 2
+    model = build(name, shape, classes=2)
+    train(model, images, labels, steps=1, batch=4)
+    assert sample(model, labels[:2]).shape == (2, *shape)
+
+
 def _parameters(model, part):
     return dict(model.named_children())[part].parameters()
 
