@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bench.data.dataset import ImageDataset
-from bench.errors import DivergedError
-from bench.model import Plateau, Progress, TrainableModel
+from bench.errors import DivergedError, InputError
+from bench.model import GenerativeModel, Plateau, Progress, TrainableModel
+from bench.per_class import PerClass
 from bench.seeds import derive, forked, numpy_rng, torch_rng
 
 Emit = Callable[..., None]
@@ -189,6 +190,53 @@ def fit(
     model.eval()
     _check_weights(model, result.steps)
     return result
+
+
+def fit_per_class(
+    model: PerClass,
+    labels: np.ndarray,
+    training: np.ndarray,
+    validation: np.ndarray,
+    class_names: tuple[str, ...],
+    budget: Budget,
+    fit_one: Callable[[GenerativeModel, np.ndarray, np.ndarray, Budget, str, float, float], Fitted],
+) -> Fitted:
+    """Fit one model after the other and join what is told of them; losses are named 'class/loss'.
+
+    Args:
+        model: whose models are to be trained.
+        labels: of all images.
+        training: indices of the training split.
+        validation: indices of the validation split.
+        class_names: by label.
+        budget: of all together.
+        fit_one: called with a model, its training and validation indices, its budget, its class's name, and the share
+            of the budget that was used before it and that it may use.
+
+    Raises:
+        InputError: a class has fewer than two training images or no validation image.
+    """
+    counts = np.bincount(labels[training], minlength=len(class_names))
+    joined, used = Fitted(), 0.0
+    ends = np.round(np.cumsum(counts) / counts.sum() * (budget.images_seen or 0)).astype(int)
+    for label, name in enumerate(class_names):
+        own, held = training[labels[training] == label], validation[labels[validation] == label]
+        if len(own) < 2 or not len(held):
+            raise InputError(f"unconditional: per_class needs two training images and a validation image of {name!r}")
+        share = counts[label] / counts.sum()
+        images = int(ends[label] - (ends[label - 1] if label else 0)) if budget.images_seen else None
+        part = Budget(max(2, images) if images is not None else None, budget.seconds and budget.seconds * share)
+        fitted = fit_one(model.of_class(label), own, held, part, name, used, share)
+        joined.losses += [
+            (step + joined.steps, seen + joined.images_seen, split, f"{name}/{loss}", value)
+            for step, seen, split, loss, value in fitted.losses
+        ]
+        joined.steps += fitted.steps
+        joined.images_seen += fitted.images_seen
+        joined.seconds += fitted.seconds
+        used += share
+    model.eval()
+    return joined
 
 
 def lowered(model: TrainableModel, precision: str) -> bool:

@@ -29,11 +29,11 @@ from bench.environment import environment
 from bench.errors import BenchError, DivergedError
 from bench.evaluate import Protocol, Scorer, make_protocol
 from bench.external import RULE, ExternalImages, load_external, read_external
-from bench.fit import Budget, Fitted, Watch, fit, lowered
+from bench.fit import Budget, Fitted, Watch, fit, fit_per_class, lowered
 from bench.metrics.cost import peak_memory_bytes
 from bench.metrics.features import FeatureExtractor
 from bench.model import GenerativeModel, Translator
-from bench.per_class import PerClass, fit_per_class
+from bench.per_class import PerClass
 from bench.reference import (
     floor_draw,
     fresh_draw,
