@@ -67,6 +67,7 @@ class ImageFolder:
         root: str | tuple[str, ...] = Field(
             description="folder with a folder per class, or several; base of a CSV's paths"
         )
+        title: str | None = Field(None, description="what the report calls the data; 'images of FOLDER' if left out")
         csv: str | None = Field(None, description="table of images, in place of a folder per class")
         columns: dict[Literal["path", "label", "subject"], str] = Field(
             default_factory=dict, description="names of the CSV's columns, where they are not path, label, subject"
@@ -176,7 +177,7 @@ class ImageFolder:
         class_names = self._class_names({item.label for item in kept})
         labels = np.array([class_names.index(item.label) for item in kept], np.int64)
         subjects = np.array([item.subject for item in kept], dtype=str)
-        left_out = {"root", "csv", "columns", "allow_outside", "max_skipped_fraction"}
+        left_out = {"root", "title", "csv", "columns", "allow_outside", "max_skipped_fraction"}
         rules = {"source": "images", "version": self.version, **self.options.model_dump(mode="json", exclude=left_out)}
         dataset = ImageDataset(
             pixels=pixels,
@@ -185,7 +186,7 @@ class ImageFolder:
             subjects=subjects,
             names=names,
             fingerprint=content_fingerprint(pixels, labels, subjects, names, class_names, rules),
-            title=f"images of {Path(self._roots()[0]).resolve().name}",
+            title=self.options.title or f"images of {Path(self._roots()[0]).resolve().name}",
             simulated=False,
             skipped=tuple(skipped),
         )
