@@ -20,19 +20,17 @@ from bench.errors import InputError
 from bench.report import page, tables
 from bench.report.figures import draw_all, looks
 from bench.report.page import conclusion, ranks, render_page, warnings, write_report
+from bench.report.render import latex_text, to_latex, to_markdown
 from bench.report.results import COLUMNS, read_results, results_frame
 from bench.report.tables import (
     class_tables,
     duration,
     first_distance,
-    latex_text,
     lines,
     main_table,
     number_name,
     summary_table,
     terminal_rows,
-    to_latex,
-    to_markdown,
 )
 
 _spec = importlib.util.spec_from_file_location("report_fixture", Path(__file__).with_name("report_fixture.py"))

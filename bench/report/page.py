@@ -19,6 +19,7 @@ from jinja2 import Environment, StrictUndefined
 from bench.metrics.records import COSTS, MEASURES
 from bench.report.figures import Picture, draw_all, style, withheld
 from bench.report.progress import draw_progress, progress_tables
+from bench.report.render import to_latex, to_markdown
 from bench.report.reported import HEADING as REPORTED
 from bench.report.reported import reported_tables
 from bench.report.results import ALL, Key, Results, read_results, results_frame
@@ -40,8 +41,6 @@ from bench.report.tables import (
     number_cell,
     number_name,
     summary_table,
-    to_latex,
-    to_markdown,
 )
 from bench.report.translators import draw_translations, translator_tables
 from bench.store import write_bytes
