@@ -154,9 +154,9 @@ def test_log_cosh_is_the_squared_error_near_zero_and_linear_far_off():
     assert cosh.reconstruction_loss(far, zero).item() == pytest.approx(1024 * (200 - math.log(2)))
 
 
-def test_the_log_cosh_family_has_the_thesis_defaults():
+def test_the_log_cosh_family_has_the_thesis_latents_and_layers():
     hp = vae.LogCoshConditionalVAE.Hyperparameters()
-    assert (hp.latent_dim, hp.learning_rate, hp.architecture) == (256, 3e-4, "fully_connected")
+    assert (hp.latent_dim, hp.learning_rate, hp.architecture) == (256, 1e-3, "fully_connected")
 
 
 @pytest.mark.parametrize("architecture", ["convolutional", "fully_connected"])
