@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,9 @@ ENVIRONMENT = {
 }
 
 
+PROGRESS_REAL = {"domain/frechet_distance": 0.75, "domain/inception_score": 3.1, "random/frechet_distance": 0.04}
+
+
 def write_results(
     folder: Path,
     *,
@@ -55,24 +59,61 @@ def write_results(
     patient_images: bool = True,
     side: int = 24,
     spread: float = 0.4,
+    external: tuple[str, ...] = (),
+    per_class: tuple[str, ...] = (),
+    presets: Mapping[str, str] = MappingProxyType({}),
+    progress: bool = False,
+    recognition: bool = False,
+    reported: tuple[Mapping[str, Any], ...] = (),
 ) -> Path:
-    """Write a results folder: two floors, four families (one failed, one diverged) and three controls; return it."""
+    """Write a results folder: two floors, four families (one failed, one diverged) and three controls; return it.
+
+    Args:
+        external: rows that are images made elsewhere (of those in `distance`).
+        per_class: families with one model per class.
+        presets: family -> the source's hyper-parameters it used.
+        progress: give the families scores on the way, and the reference the real-data line.
+        recognition: give conditional rows and floors their class accuracy, and the reference that of real images.
+        reported: what the suite quotes from sources.
+    """
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for generator in distance:
         for seed in range(seeds.get(generator, 1)):
             run = f"runs/{generator}-seed{seed}-0123456789ab"
-            role = ROLES.get(generator, "family")
+            role = "external" if generator in external else ROLES.get(generator, "family")
             rows.append(
                 {"generator": generator, "role": role, "seed": seed, "run": run, "evaluation": "evaluation-ab12.json"}
             )
             if generator not in pending:
                 ending = endings.get(generator, ("finished", None))
                 _write_run(folder / run, generator, seed, distance[generator], ending, classes, rng, side, spread)
+                result = folder / run / "result.json"
+                if generator in external:
+                    made = {"images": 1234, "path_name": "their images", "rule": "read as 8 bits"}
+                    head = {"role": "external", "family": "external", "hyperparameters": {}, "policy": {}, "costs": {}}
+                    _update(result, {**head, "images_seen": None, "external": made})
+                elif role == "family":
+                    policy = {"weights": "last", "unconditional": "per_class", "precision": "bfloat16"}
+                    _update(
+                        result,
+                        {"preset": presets.get(generator)} | ({"policy": policy} if generator in per_class else {}),
+                    )
+                    if progress:
+                        _progress(folder / run / "progress.csv", distance[generator] + 0.6 * seed)
+                if recognition and (folder / run / "evaluation-ab12.json").exists():
+                    _recognise(folder / run / "evaluation-ab12.json", distance[generator], classes)
     _json(folder / "plan.json", {"schema": 1, "suite": "example", "stamp": stamp, "rows": rows})
-    _json(folder / "reference.json", _reference(classes, simulated, side))
-    suite = {"name": "example", "patient_images": patient_images, "budget": {"images_seen": 60000}}
+    reference = _reference(classes, simulated, side)
+    if progress:
+        reference["progress"] = {"points": 10, "n": 240, "real": PROGRESS_REAL}
+    if recognition:
+        reference["recognition"] = {"domain": {"all": 0.93} | {name: 0.9 + i / 100 for i, name in enumerate(classes)}}
+    _json(folder / "reference.json", reference)
+    suite: dict[str, Any] = {"name": "example", "patient_images": patient_images, "budget": {"images_seen": 60000}}
+    if reported:
+        suite["reported"] = list(reported)
     _json(folder / "suite.json", suite)
     text = f"name: example\npatient_images: {str(patient_images).lower()}\nbudget: {{images_seen: 60000}}\n"
     (folder / "suite.yaml").write_text(text)
@@ -183,6 +224,32 @@ def _scores(
     return scores, replicates
 
 
+def _progress(path: Path, distance: float) -> None:
+    """Scores at ten points of 60,000 images that fall to the final distance: k tenths give distance * 10 / k."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["images_seen", "class", "features", "measure", "value", "n"])
+        for point in range(1, 11):
+            values = {"frechet_distance": distance * 10 / point, "inception_score": 3 - 1 / point}
+            for measure, value in values.items():
+                writer.writerow([point * 6000, "all", "domain", measure, value, 240])
+            writer.writerow([point * 6000, "all", "random", "frechet_distance", distance / 10 / point, 240])
+
+
+def _recognise(path: Path, distance: float, classes: tuple[str, ...]) -> None:
+    """Add the class accuracy to an evaluation that has scores by class; the smallest class has none."""
+    record = json.loads(path.read_text())
+    labels = [name for name in ("all", *classes[:-1]) if any(score["class"] == name for score in record["scores"])]
+    if len(labels) == 1:
+        return
+    for place, name in enumerate(labels):
+        mean = 0.95 / (1 + distance / 60) - place / 100
+        entry = {"class": name, "features": "domain", "measure": "class_accuracy", "mean": mean, "std": 0.012}
+        counts = {"draws": 20, "n_real": 70, "n_generated": 70, "lower": None, "upper": None, "flag": "", "values": []}
+        record["scores"].append({**entry, **counts})
+    _json(path, record)
+
+
 def _losses(path: Path, rng: np.random.Generator, *, diverged: bool) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -240,6 +307,10 @@ def _images(labels: np.ndarray, rng: np.random.Generator, side: int, noise: floa
         images[index, 0] = (0.35 + 0.1 * label) * ((x / a) ** 2 + (y / b) ** 2 < 1) + 0.2 * (x**2 + y**2 < 0.1 + noise)
     images += rng.normal(0, noise, images.shape)
     return np.rint(255 * images.clip(0, 1)).astype(np.uint8)
+
+
+def _update(path: Path, changes: Mapping[str, Any]) -> None:
+    _json(path, json.loads(path.read_text()) | changes)
 
 
 def _json(path: Path, value: Any) -> None:

@@ -20,7 +20,7 @@ import pandas as pd
 
 from bench.metrics.records import MEASURES
 from bench.report.results import ALL, Images, Key, Results, Run
-from bench.report.tables import SHORT, Line, duration, first_distance, lines, number_name
+from bench.report.tables import COMPETING, SHORT, Line, duration, first_distance, lines, number_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -94,7 +94,7 @@ def draw_distances(results: Results) -> Picture | None:
         return None
     labels = [ALL, *results.class_names]
     measured = [line for line in lines(results) if any(_values(run, first) for run in line.runs)]
-    shown = [line for line in measured if line.role == "family"] or [line for line in measured if line.role != "floor"]
+    shown = [line for line in measured if line.role in COMPETING] or [line for line in measured if line.role != "floor"]
     panels = [name for name in labels if any(_values(r, first._replace(label=name)) for m in shown for r in m.runs)]
     if not shown or not panels:
         return None
@@ -258,7 +258,7 @@ def draw_samples(results: Results, line: Line, real: Images | None) -> Picture |
     """The first images of the first draw beside real test images, a row per class; one block if there are no classes.
 
     Without leave to show patient images the real block is missing, and so are whole grids that may hold patients:
-    controls (they are made of training images) and what the memorisation check has caught.
+    controls (they are made of training images), images made elsewhere, and what the memorisation check has caught.
     """
     if line.role == "floor" or line in withheld(results):
         return None
@@ -290,7 +290,8 @@ def draw_samples(results: Results, line: Line, real: Images | None) -> Picture |
 def withheld(results: Results) -> list[Line]:
     """The generators whose images must not be shown, since they may be patients."""
     made = [line for line in lines(results) if line.finished and line.role != "floor"]
-    return [] if results.patient_images else [line for line in made if line.role == "control" or line.copies]
+    hidden = ("control", "external")  # nobody knows what lies in a folder made elsewhere
+    return [] if results.patient_images else [line for line in made if line.role in hidden or line.copies]
 
 
 def slug(name: str) -> str:

@@ -56,6 +56,8 @@ ROLES = {
     "external": "External: images made elsewhere",
     "control": "Controls",
 }
+COMPETING = ("family", "external")
+"""Roles that are compared with each other; the others show what the numbers can and can't tell."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ def lines(results: Results) -> tuple[Line, ...]:
     first = first_distance(results)
 
     def place(line: Line) -> tuple[int, float]:
-        number = line.numbers.get(first) if first and line.role in ("family", "external") else None
+        number = line.numbers.get(first) if first and line.role in COMPETING else None
         return [*ROLES, line.role].index(line.role), number.mean if number and math.isfinite(number.mean) else math.inf
 
     return tuple(sorted((_line(results, name) for name in results.generators), key=place))  # ties: the plan's order
@@ -299,13 +301,13 @@ def main_table(results: Results, ranks: Mapping[str, int] | None = None) -> Tabl
     """The table that is read first: distances on every features, fidelity, diversity, memorisation, costs."""
     joined, keys = lines(results), leading_keys(results)
     several = any(number.training_std is not None for line in joined for number in line.numbers.values())
-    columns, bodies = [Column("Generator"), Column("Seeds", "finished")], [_head(line) for line in joined]
+    columns, bodies = [Column("Generator"), Column("Seeds", "finished")], [head_cells(line) for line in joined]
     if ranks:
         columns.insert(1, Column("Rank"))
         for line, body in zip(joined, bodies, strict=True):
             body.insert(1, Cell(str(ranks.get(line.generator, NOTHING))))
     for key in keys:
-        _add_scores(results, joined, key, columns, bodies)
+        add_scores(results, joined, key, columns, bodies)
         if several and key.measure == "frechet_distance":
             columns.append(Column("Seed std", f"of FD, {key.features}"))
             digits = decimals(line.numbers[key] for line in joined if key in line.numbers)
@@ -318,19 +320,19 @@ def main_table(results: Results, ranks: Mapping[str, int] | None = None) -> Tabl
             body.append(Cell(cost_text(name, line.costs.get(name))))
     caption = f"Quality and cost on {results.data_label}"
     notes = _notes(results, joined, keys, columns, ranks)
-    return Table("main", caption, tuple(columns), _sections(joined, bodies), tuple(notes))
+    return Table("main", caption, tuple(columns), sections(joined, bodies), tuple(notes))
 
 
 def further_table(results: Results) -> Table | None:
     """Every measure that the main table leaves out; None if it leaves out none."""
     joined = lines(results)
     keys = [key for key in score_keys(results) if key not in leading_keys(results)]
-    columns, bodies = [Column("Generator")], [_head(line)[:1] for line in joined]
+    columns, bodies = [Column("Generator")], [head_cells(line)[:1] for line in joined]
     for key in keys:
-        _add_scores(results, joined, key, columns, bodies)
+        add_scores(results, joined, key, columns, bodies)
     notes = [_dagger(results)] if any(_small(joined, key) for key in keys) else []
     caption = f"Further measures on {results.data_label}"
-    return Table("further", caption, tuple(columns), _sections(joined, bodies), tuple(notes)) if keys else None
+    return Table("further", caption, tuple(columns), sections(joined, bodies), tuple(notes)) if keys else None
 
 
 def class_tables(results: Results) -> list[Table]:
@@ -340,21 +342,25 @@ def class_tables(results: Results) -> list[Table]:
     everything = [key for name in results.class_names for key in score_keys(results, name)]
     features = dict.fromkeys(key.features for key in everything if key.measure == "frechet_distance")
     for used in features:
-        columns, bodies = [Column("Generator")], [_head(line)[:1] for line in joined]
+        columns, bodies = [Column("Generator")], [head_cells(line)[:1] for line in joined]
         keys = [Key(name, used, "frechet_distance") for name in results.class_names]
         for key in keys:
-            _add_scores(results, joined, key, columns, bodies)
+            add_scores(results, joined, key, columns, bodies)
             marks = ("†" if _small(joined, key) else "") + ("‡" if key.label in few else "")
             columns[-1] = Column(key.label + marks, f"{number_name(results, key).title}, vs test")
         notes = [_dagger(results)] if any(_small(joined, key) for key in keys) else []
         if few:
             notes.append(f"‡ {few_classes(results)}.")
-        whole = [line.generator for line in joined if line.role != "floor" and line.finished and not line.conditional]
-        if whole:
-            notes.append(f"{NOTHING} Unconditional, so without numbers by class: {', '.join(whole)}.")
+        notes += unconditional(joined)
         caption = f"FD by class ({used}, vs test of the same class) on {results.data_label}; lower is better"
-        tables.append(Table(f"class-{used}", caption, tuple(columns), _sections(joined, bodies), tuple(notes)))
+        tables.append(Table(f"class-{used}", caption, tuple(columns), sections(joined, bodies), tuple(notes)))
     return tables
+
+
+def unconditional(joined: Sequence[Line]) -> list[str]:
+    """Name the rows without numbers by class, in a note; none if there are none."""
+    whole = [line.generator for line in joined if line.role != "floor" and line.finished and not line.conditional]
+    return [f"{NOTHING} Unconditional, so without numbers by class: {', '.join(whole)}."] if whole else []
 
 
 def few_classes(results: Results) -> str:
@@ -372,7 +378,7 @@ def leading_keys(results: Results) -> list[Key]:
     return chosen
 
 
-def _add_scores(
+def add_scores(
     results: Results, joined: Sequence[Line], key: Key, columns: list[Column], bodies: list[list[Cell]]
 ) -> None:
     """Append a number's column to the head and to every row."""
@@ -385,27 +391,27 @@ def _add_scores(
     real = [line.numbers[key] for line in joined if line.role == "floor" and key in line.numbers]
     if key.measure in ("inception_score", "ssim_diversity") and real and math.isfinite(real[0].mean):
         detail = "; ".join(part for part in (detail, f"real data {real[0].mean:.{digits}f}") if part)
-    if key.measure == "class_accuracy" and (known := results.recognition.get(key.features, {}).get(key.label)):
-        detail = f"{detail}; real test images {known:.{max(2, digits)}f}"
+    known = results.recognition.get(key.features, {}).get(key.label)
+    if key.measure == "class_accuracy" and known is not None:
+        detail = f"{key.features}; real test images {known:.2f}"
     columns.append(Column(f"{name.title}{mark} {arrow}".strip(), detail))
     for line, body in zip(joined, bodies, strict=True):
         body.append(number_cell(line.numbers.get(key), digits))
 
 
-def _head(line: Line) -> list[Cell]:
+def head_cells(line: Line) -> list[Cell]:
     """The first two cells of a row: the name, with its status unless that is 'finished', and the seeds."""
     planned = len(line.runs)
-    seeds = NOTHING if line.role == "floor" else f"{line.finished}" + (
-        f" of {planned}" if line.finished < planned else "")  # fmt: skip
-    if line.role == "external":
-        seeds = NOTHING
-    state = "" if line.status == "finished" else line.status
-    return [Cell(line.generator, state or ("per class" if line.per_class else "")), Cell(seeds)]
+    seeds = f"{line.finished}" + (f" of {planned}" if line.finished < planned else "")
+    about = [line.status] if line.status != "finished" else []
+    about += ["per class"] if line.per_class else []
+    return [Cell(line.generator, ", ".join(about)), Cell(NOTHING if line.role in ("floor", "external") else seeds)]
 
 
-def _sections(
+def sections(
     joined: Sequence[Line], bodies: Sequence[list[Cell]]
 ) -> tuple[tuple[str, tuple[tuple[Cell, ...], ...]], ...]:
+    """Group rows by role, under a heading each."""
     roles = dict.fromkeys(line.role for line in joined)
     pairs = list(zip(joined, bodies, strict=True))
     return tuple((ROLES.get(role, role), tuple(tuple(b) for line, b in pairs if line.role == role)) for role in roles)
@@ -445,17 +451,22 @@ def _notes(
     if any(column.title == "Seed std" for column in columns):
         notes.append("Seed std: deviation over training seeds.")
     if ranks:
-        notes.append("Rank: one more than the families whose interval of the first distance lies wholly below.")
+        notes.append("Rank: one more than the rows whose interval of the first distance lies wholly below.")
+        if any(line.role == "external" and line.generator in ranks for line in joined):
+            notes.append(
+                "Images made elsewhere were trained under no budget of this suite, and their interval holds no variation "
+                "of training: their rank is of this set of images."
+            )
     else:
         notes.append("Families stand in the order of the first distance; this is no ranking.")
     if any(_small(joined, key) for key in keys):
         notes.append(_dagger(results))
     if any(line.per_class for line in joined):
-        notes.append("Per class: one model for each class, the budget shared in proportion to their images.")
+        notes.append("Per class: one model per class, the budget shared in proportion to their images.")
     for run in (line.runs[0] for line in joined if line.role == "external" and line.runs[0].external):
-        notes.append(
-            f"{run.generator}: {run.external.get('images', 0):,} images made elsewhere, {run.external.get('rule')}."
-        )
+        how = f", {run.external['rule']}" if run.external.get("rule") else ""
+        where = f" in the folder {run.external['path_name']!r}" if run.external.get("path_name") else ""
+        notes.append(f"{run.generator}: {run.external.get('images', 0):,} images made elsewhere{where}{how}.")
     for name, entry in results.features.items():
         if entry.get("status") != "ok":
             notes.append(f"No numbers on {name} features: {entry.get('reason') or entry.get('status')}.")
