@@ -55,7 +55,10 @@ class WGANGP(DCGAN):
         width: int = Field(32, ge=1, description="channels of the largest grid")
         critic_steps: int = Field(1, ge=1, description="updates of the critic for one of the generator; the paper's 5")
         penalty: float = tunable(10.0, low=1.0, high=30.0, log=True, ge=0, description="lambda")
-        learning_rate: float = tunable(2e-4, low=5e-5, high=1e-3, log=True, gt=0, description="of both Adams")
+        learning_rate: float = tunable(2e-4, low=5e-5, high=1e-3, log=True, gt=0, description="of the generator's Adam")
+        discriminator_rate: float = Field(
+            1.0, gt=0, description="the critic's learning rate in units of the generator's"
+        )
         beta_1: float = Field(0.0, ge=0, lt=1, description="Adam's decay of the first moment")
         beta_2: float = Field(0.9, ge=0, lt=1, description="Adam's decay of the second moment")
         ema_decay: float | None = Field(

@@ -199,7 +199,7 @@ def _train(
         kind_of = {"budget": budget, "seed": job["seed"], "emit": emit, "watch": watch, **how}
         fitted = fit(model, data, split.train, split.validation, **kind_of)
     progress.write()
-    memory = peak_memory_bytes()
+    memory = progress.memory or peak_memory_bytes()
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     header = {"medgenbench": json.dumps({"schema": 1, "train_id": job["train_id"]})}
     write_bytes(run / "checkpoint.safetensors", save(tensors, metadata=header))
@@ -279,15 +279,19 @@ class _Progress:
     ) -> None:
         self._model, self._run, self._device, self._emit, self._seed = model, run, device, emit, job["seed"]
         self._rows: list[tuple[int, str, str, str, float, int]] = []
-        if suite.progress.points and model.trains:
-            folder = Path(job["results"])
-            self._extractors = load_reference(folder, job["reference_id"], suite, device)
-            self._real = load_progress(folder, job["reference_id"], self._extractors)
-            self._labels = data.labels[progress_indices(data, split, suite.progress.samples)]
+        self._reference = (Path(job["results"]), job["reference_id"])
+        self._suite = suite
+        self._labels = data.labels[progress_indices(data, split, suite.progress.samples)]
+        self.memory: int | None = None
+        """Peak of training up to the first look: what scoring adds to the process is not the family's."""
 
     def look(self, images_seen: int) -> None:
         """Draw as many images as there are real ones, score them, tell it."""
         assert isinstance(self._model, GenerativeModel)
+        if self.memory is None:
+            self.memory = peak_memory_bytes()
+            self._extractors = load_reference(*self._reference, self._suite, self._device)
+            self._real = load_progress(*self._reference, self._extractors)
         images = generate(self._model, self._labels, self._seed, "progress", device=self._device)
         values = {}
         for name, extractor in self._extractors.items():

@@ -128,7 +128,10 @@ class EvaluationSpec(_Model):
 
 
 class ProgressSpec(_Model):
-    """Distance and Inception Score while training goes on, measured on validation images."""
+    """Distance and Inception Score while training goes on, measured on validation images.
+
+    Not for controls, nor for one model per class, whose trainings follow each other.
+    """
 
     points: int = Field(10, ge=0, le=100, description="how often, evenly over the budget; 0 for never")
     samples: int = Field(200, ge=10, description="images per point, bounded by the validation split")
