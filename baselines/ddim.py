@@ -48,6 +48,7 @@ class DDIM(GenerativeModel):
     family: ClassVar[str] = "diffusion"
     source: ClassVar[str] = "Song et al. 2021"
     mixed_precision: ClassVar[bool] = True
+    mixed_sampling: ClassVar[bool] = True
     conditioning: ClassVar[Literal["always", "never", "optional"]] = "optional"
 
     class Hyperparameters(model.Hyperparameters):
@@ -128,7 +129,7 @@ class DDIM(GenerativeModel):
     ) -> Float[Tensor, "n d a b"]:
         """Return the network's estimate of the target; label `num_classes` means none."""
         placed = torch.cat([x_t, self.position.to(x_t.dtype).expand(len(x_t), -1, -1, -1)], dim=1)
-        return self.network(placed, t, class_labels=y if self.conditional else None).sample
+        return self.network(placed, t, class_labels=y if self.conditional else None).sample.float()
 
     def loss(self, images: Float[Tensor, "n c h w"], labels: Int[Tensor, " n"], rng: torch.Generator) -> Tensor:
         """Return the mean squared error at uniform t: of epsilon, or of v where the network estimates v or x_0."""
@@ -137,7 +138,7 @@ class DDIM(GenerativeModel):
         t = torch.randint(self.hyperparameters.train_timesteps, (len(x_0),), generator=rng).to(x_0.device)
         hidden = torch.rand(len(x_0), generator=rng).to(x_0) < self.hyperparameters.label_dropout
         x_t = self.scheduler.add_noise(x_0, epsilon, t)
-        estimate = self.predict(x_t, t, labels.masked_fill(hidden, self.num_classes)).float()
+        estimate = self.predict(x_t, t, labels.masked_fill(hidden, self.num_classes))
         if self.hyperparameters.prediction == "epsilon":
             return F.mse_loss(estimate, epsilon)
         if self.hyperparameters.prediction == "v_prediction":

@@ -97,7 +97,17 @@ def _time(prepared: Prepared, row: Row) -> tuple[float, float, int]:
     for steps in (1, 1 + TIMED_STEPS) if model.trains else (1,):
         started = time.perf_counter()
         images = steps * min(hyperparameters.batch_size, len(few))
-        fit(model, data, few, few[:2], budget=Budget(images), seed=0, device=device, emit=lambda *_, **__: None)
+        fit(
+            model,
+            data,
+            few,
+            few[:2],
+            budget=Budget(images),
+            seed=0,
+            device=device,
+            emit=lambda *_, **__: None,
+            precision=prepared.plan.precision,
+        )
         times.append(time.perf_counter() - started)
     if model.trains:
         total = budget.images_seen or (budget.epochs or 0) * len(split.train)
@@ -105,6 +115,7 @@ def _time(prepared: Prepared, row: Row) -> tuple[float, float, int]:
         training = budget.minutes * 60 if budget.minutes else max(0.0, per_image) * total
     else:
         training = times[0] * len(split.train) / len(few)
+    model.sampling_precision = prepared.plan.precision if model.mixed_sampling else "float32"
     labels = np.arange(100) % data.num_classes
     started = time.perf_counter()
     if isinstance(model, Translator):

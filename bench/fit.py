@@ -239,8 +239,8 @@ def fit_per_class(
     return joined
 
 
-def lowered(model: TrainableModel, precision: str) -> bool:
-    """Whether this model is trained under bfloat16 autocast when the suite's precision is this."""
+def lowered(model: TrainableModel | type[TrainableModel], precision: str) -> bool:
+    """Whether this family is trained under bfloat16 autocast when the suite's precision is this."""
     return precision == "bfloat16" and model.mixed_precision
 
 

@@ -82,6 +82,10 @@ class TrainableModel(nn.Module, ABC):
 
     mixed_precision: ClassVar[bool] = False
     """Whether training may run under bfloat16 autocast where the machine gains from it."""
+    mixed_sampling: ClassVar[bool] = False
+    """Whether sampling may as well: for samplers of many steps, whose cost is the network's."""
+    sampling_precision: str = "float32"
+    """How this model draws, "float32" or "bfloat16"; set by the harness and kept with the training."""
 
     Hyperparameters: ClassVar[type[Hyperparameters]] = Hyperparameters
 

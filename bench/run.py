@@ -186,6 +186,7 @@ def _train(
     with forked(job["seed"], "weights"):
         kind = (data.shape, data.num_classes, hyperparameters)
         model: GenerativeModel | Translator = (PerClass(family, *kind) if per_class else family(*kind)).to(device)
+    model.sampling_precision = job["precision"] if family.mixed_sampling else "float32"
     given = suite.budget
     images_seen = given.images_seen or (round(given.epochs * len(split.train)) if given.epochs else None)
     budget = Budget(images_seen, given.minutes * 60 if given.minutes else None)
@@ -216,7 +217,8 @@ def _train(
             "policy": {
                 "weights": f"ema {model.ema_decay}" if model.ema_decay else "last",
                 "batch_norm": "evaluation",
-                "precision": "bfloat16" if lowered(model, job["precision"]) else "float32",
+                "precision": job["precision"] if lowered(family, job["precision"]) else "float32",
+                "sampling_precision": model.sampling_precision,
                 "unconditional": None if model.conditional and not per_class else spec["unconditional"],
             },
             "shape": list(data.shape),

@@ -41,11 +41,12 @@ def generate(model: GenerativeModel, labels: np.ndarray, seed: int, *names: Name
     Raises:
         BenchError: the family returned another shape, numbers that are not finite, or values outside [0, 1].
     """
+    lowered = torch.autocast(device.type, torch.bfloat16, enabled=model.sampling_precision == "bfloat16")
     chunks = []
     for start in range(0, len(labels), CHUNK):
         part = torch.from_numpy(np.asarray(labels[start : start + CHUNK], dtype=np.int64)).to(device)
         # what a family draws from torch's global state would differ from run to run: pin it as well
-        with torch.no_grad(), forked(seed, *names, start):
+        with torch.no_grad(), forked(seed, *names, start), lowered:
             images = model.sample(part, torch_rng(seed, *names, start))
         if tuple(images.shape) != (len(part), *model.shape):
             raise BenchError(f"sample returned shape {tuple(images.shape)}, expected {(len(part), *model.shape)}")
@@ -84,6 +85,7 @@ def load_model(run: Path, device: torch.device) -> tuple[GenerativeModel | Trans
         raise InputError(
             f"{run / 'checkpoint.safetensors'}: can't be loaded ({first}); delete the folder and run again"
         ) from None
+    model.sampling_precision = (result.get("policy") or {}).get("sampling_precision", "float32")
     return model.to(device).eval(), result
 
 
