@@ -92,17 +92,16 @@ def _time(prepared: Prepared, row: Row) -> tuple[float, float, int]:
     device = torch.device(prepared.plan.device)
     with forked(row.seed, "weights"):
         model: GenerativeModel | Translator = family(data.shape, data.num_classes, hyperparameters).to(device)
-    few = split.train[: max(2, min(len(split.train), 10 * hyperparameters.batch_size))]
+    batch = min(hyperparameters.batch_size, len(split.train))
     times = []
-    for steps in (1, 1 + TIMED_STEPS) if model.trains else (1,):
+    for steps in (1, 1, 1 + TIMED_STEPS) if model.trains else (1,):  # the first one warms up, and is not counted
         started = time.perf_counter()
-        images = steps * min(hyperparameters.batch_size, len(few))
         fit(
             model,
             data,
-            few,
-            few[:2],
-            budget=Budget(images),
+            split.train,
+            split.train[:2],
+            budget=Budget(steps * batch),
             seed=0,
             device=device,
             emit=lambda *_, **__: None,
@@ -111,10 +110,10 @@ def _time(prepared: Prepared, row: Row) -> tuple[float, float, int]:
         times.append(time.perf_counter() - started)
     if model.trains:
         total = budget.images_seen or (budget.epochs or 0) * len(split.train)
-        per_image = (times[1] - times[0]) / (TIMED_STEPS * min(hyperparameters.batch_size, len(few)))
+        per_image = (times[2] - times[1]) / (TIMED_STEPS * batch)
         training = budget.minutes * 60 if budget.minutes else max(0.0, per_image) * total
     else:
-        training = times[0] * len(split.train) / len(few)
+        training = times[0]
     model.sampling_precision = prepared.plan.precision if model.mixed_sampling else "float32"
     labels = np.arange(100) % data.num_classes
     started = time.perf_counter()

@@ -245,6 +245,16 @@ def test_check_shows_plan_and_writes_nothing(finished):
     assert files(cwd / "results") == before
 
 
+def test_check_times_every_family_on_images_in_the_order_of_their_classes(tmp_path):
+    """More images of the first class than the timed steps need, and a control that must see every class."""
+    make_images(tmp_path / "images", 200)
+    (tmp_path / "suite.yaml").write_text(SUITE.format(root="images"))
+    text = bench("check", "suite.yaml", "--set", "budget.images_seen=200000", cwd=tmp_path, check=0).stdout
+    trained = [line for line in text.splitlines() if "cvae seed" in line or "dcgan seed" in line]
+    assert len(trained) == 2 and not any("about 0 s of training" in line for line in trained), text
+    assert "gaussian seed 0" in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
