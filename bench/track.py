@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from bench.store import read_json, write_json
 
 SERVER_PATIENCE_SECONDS = 60.0
@@ -102,14 +104,16 @@ class Tracker:
         for name in ("mlflow", "mlflow.store.db.utils", "alembic"):  # after the import, which sets levels of its own
             logging.getLogger(name).setLevel(logging.WARNING)
 
-        self._client = MlflowClient(tracking_uri=self._uri)
-        experiment = self._client.get_experiment_by_name(EXPERIMENT)
-        if experiment is None:
-            local = self._uri.startswith(("sqlite:", "file:"))
-            location = (self._results / "mlartifacts").resolve().as_uri() if local else None
-            self._experiment = self._client.create_experiment(EXPERIMENT, artifact_location=location)
-        else:
-            self._experiment = experiment.experiment_id
+        local = self._uri.startswith(("sqlite:", "file:"))
+        # two runs that meet a new local store at once would both create its tables
+        with FileLock(self._results / "mlflow.db.lock") if local else contextlib.nullcontext():
+            self._client = MlflowClient(tracking_uri=self._uri)
+            experiment = self._client.get_experiment_by_name(EXPERIMENT)
+            if experiment is None:
+                location = (self._results / "mlartifacts").resolve().as_uri() if local else None
+                self._experiment = self._client.create_experiment(EXPERIMENT, artifact_location=location)
+            else:
+                self._experiment = experiment.experiment_id
         self._mlflow = mlflow
         stored = read_json(self._folder / "mlflow.json") or {}
         self._ids: dict[str, str] = stored.get("runs", {}) if stored.get("uri") == self._uri else {}

@@ -131,3 +131,22 @@ def test_concurrent_writers_leave_one_whole_file(tmp_path):
     content = json.loads(path.read_text())
     assert len(set(content["n"])) == 1
     assert len(content["n"]) == 1000
+
+
+def test_two_runs_may_meet_a_new_mlflow_store_at_once(tmp_path):
+    """Both would create its tables; the second one used to fail on a column that the first had made."""
+    code = (
+        "import sys; from pathlib import Path; from bench.track import Tracker; folder = Path(sys.argv[1]); "
+        "tracker = Tracker('sqlite:///mlflow.db', folder.parent, folder, folder.name, sys.exit); "
+        "tracker._open({}, {}, [])"
+    )
+    folders = [tmp_path / name for name in ("first", "second")]
+    for folder in folders:
+        folder.mkdir()
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    runs = [
+        subprocess.Popen([*command, str(folder)], cwd=tmp_path, stderr=subprocess.PIPE, text=True) for folder in folders
+    ]
+    errors = [run.communicate(timeout=300)[1] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], errors
+    assert all((folder / "mlflow.json").exists() for folder in folders)
