@@ -151,10 +151,17 @@ class KneeVAEGAN(GenerativeModel):
         step(optimizers["discriminator"], loss_d)
 
         reconstruction, kl = self.vae_loss(images, labels, rng)
+        self.freeze_discriminator(True)
         adversarial = generator_loss(self.D(fake, labels))
         step(optimizers["generator"], reconstruction + self.hyperparameters.beta * kl + adversarial)
+        self.freeze_discriminator(False)
         losses = {"reconstruction": reconstruction, "kl": kl, "adversarial": adversarial, "discriminator": loss_d}
         return {name: value.detach() for name, value in losses.items()}
+
+    def freeze_discriminator(self, frozen: bool) -> None:
+        """Leave the discriminator out of gradients, or take it in again."""
+        self.discriminator.requires_grad_(not frozen)
+        self.to_logit.requires_grad_(not frozen)
 
     def validation_loss(
         self, images: Float[Tensor, "n c h w"], labels: Int[Tensor, " n"], rng: torch.Generator

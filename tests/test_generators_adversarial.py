@@ -222,7 +222,7 @@ def test_conditional_on_request(name):
     model = build(family, conditional=True).eval()
     assert model.conditional
     same, other = (model.sample(torch.full((4,), label), generator()) for label in (0, 1))
-    if name != "ddim":  # whose last convolution and class embedding start alike
+    if name != "ddim":  # its last convolution and class embedding start alike: see test_generators_objectives
         assert not torch.equal(same, other)
     blind = build(family).eval()
     first, second = (blind.sample(torch.full((4,), label), generator()) for label in (0, 1))
