@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
 app = typer.Typer(
@@ -89,6 +91,77 @@ def run(
     console.print(f"report: {outcome.folder / 'report.html'}", highlight=False, soft_wrap=True)
     for name, reason in outcome.bad.items():
         console.print(f"{name}: {reason}", highlight=False, markup=False, soft_wrap=True)
+    if outcome.bad:
+        raise typer.Exit(1)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[
+        Path | None, typer.Argument(help="folder of a training, results/SUITE/runs/..., to be scored again")
+    ] = None,
+    real: Annotated[Path | None, typer.Option(help="real images: a folder (a folder per class), .npy or .npz")] = None,
+    generated: Annotated[Path | None, typer.Option(help="generated images, likewise")] = None,
+    train: Annotated[Path | None, typer.Option(help="the generator's training images: copies are looked for")] = None,
+    features: Annotated[list[str] | None, typer.Option(help="repeat for several; see bench list features")] = None,
+    measures: Annotated[list[str] | None, typer.Option(help="repeat for several; left out: all possible")] = None,
+    n: Annotated[
+        int | None, typer.Option(min=10, help="images per side and draw; left out: the smaller side's")
+    ] = None,
+    draws: Annotated[int | None, typer.Option(min=1, help="left out: as many as share no image, 20 at most")] = None,
+    image_size: Annotated[tuple[int, int] | None, typer.Option(help="height and width that both sides get")] = None,
+    channels: Annotated[int | None, typer.Option(min=1, max=3, help="1 or 3, for both sides")] = None,
+    window: Annotated[tuple[float, float] | None, typer.Option(help="raw values that become black and white")] = None,
+    subject_pattern: Annotated[
+        str | None, typer.Option(help="regular expression: the subject in a real file's name")
+    ] = None,
+    overrides: SetOption = None,
+    out: Annotated[Path, typer.Option("--out", help="folder of what is written")] = Path("results/evaluate"),
+    device: DeviceOption = "auto",
+) -> None:
+    """Score images from anywhere (--real, --generated), or a finished training under another protocol (RUN, --set)."""
+    from bench.errors import InputError
+
+    if (run is None) == (real is None and generated is None):
+        raise InputError("name either a RUN, or --real and --generated")
+    if run is not None:
+        _rescore(run, overrides or (), out, device)
+        return
+    if real is None or generated is None:
+        raise InputError(f"--{'real' if real is None else 'generated'} is missing: scores compare two sets of images")
+    if channels == 2:
+        raise InputError("--channels 2: 1 (grey) or 3 (colour)")
+    import torch
+
+    from bench.display import score_tables
+    from bench.plan import resolve_device
+    from bench.registry import FEATURES
+    from bench.score import DEFAULT_FEATURES, Request, score, write_rows
+
+    for name in features or ():
+        FEATURES.get(name)
+    request = Request(
+        real=real, generated=generated, train=train, features=tuple(features or DEFAULT_FEATURES),
+        measures=tuple(measures or ()), image_size=image_size, channels=channels, n=n, draws=draws, window=window,
+        subject_pattern=subject_pattern,
+    )  # fmt: skip
+    console = _console()
+    rows = score(request, lambda text: console.print(text, markup=False), torch.device(resolve_device(device)))
+    for table in score_tables(rows):
+        console.print(table)
+    console.print(f"results: {write_rows(rows, out)}", highlight=False, soft_wrap=True)
+
+
+def _rescore(run: Path, overrides: Sequence[str], out: Path, device: str) -> None:
+    from bench.display import make_display, results_table
+    from bench.rescore import rescore
+
+    console = _console()
+    with make_display(console) as display:
+        outcome = rescore(run, overrides, out, device=device, display=display)
+    if (table := results_table(outcome.folder)) is not None:
+        console.print(table)
+    console.print(f"report: {outcome.folder / 'report.html'}", highlight=False, soft_wrap=True)
     if outcome.bad:
         raise typer.Exit(1)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -30,6 +32,39 @@ def results_table(folder: Path) -> Table | None:
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def score_tables(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
+    """The rows of `bench evaluate`: a table per kind of features, a line per set and class, a column per measure."""
+    from bench.metrics.records import MEASURES
+
+    tables = []
+    for kind in dict.fromkeys(row["features"] for row in rows):
+        own = [row for row in rows if row["features"] == kind]
+        measures = list(dict.fromkeys(row["measure"] for row in own))
+        table = Table(
+            header_style="bold", pad_edge=False, title=f"features: {kind}" if kind else "of the images themselves"
+        )
+        for title in ("Images", "Class"):
+            table.add_column(title, overflow="fold")
+        table.add_column("n", justify="right")
+        for measure in measures:
+            arrow = {"higher": " ↑", "lower": " ↓"}.get(MEASURES[measure].better, "")
+            table.add_column(MEASURES[measure].title + arrow, justify="right", overflow="fold")
+        lines: dict[tuple[str, str, int, str], dict[str, str]] = {}
+        for row in own:
+            key = (row["set"], row["class"], row["n_generated"], row["flag"] or "")
+            lines.setdefault(key, {})[row["measure"]] = _number(row)
+        for (name, group, n, flag), cells in lines.items():
+            table.add_row(name, group, f"{n:,}" + (f"\n{flag}" if flag else ""), *(cells.get(m, "") for m in measures))
+        tables.append(table)
+    return tables
+
+
+def _number(row: Mapping[str, Any]) -> str:
+    spread = f" ± {row['std']:.2g}" if row["std"] is not None else ""
+    ends = f"\n[{row['lower']:.3g}, {row['upper']:.3g}]" if row["lower"] is not None else ""
+    return f"{row['mean']:.3g}{spread}{ends}"
 
 
 class LineDisplay:

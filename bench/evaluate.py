@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,8 +37,22 @@ DIVERSITY_PAIRS = 200
 RESAMPLED = ("frechet_distance", "kernel_distance")
 """Measures whose interval is bootstrapped over test subjects."""
 
-Draw = Callable[[int], tuple[np.ndarray, np.ndarray, np.ndarray | None]]
-"""Number of the draw -> images uint8 [n, C, H, W], labels [n], and subjects [n] where the images are real ones."""
+
+class Drawn(NamedTuple):
+    """One draw's images."""
+
+    images: np.ndarray
+    """uint8 [n, C, H, W]."""
+    labels: np.ndarray
+    """[n]."""
+    subjects: np.ndarray | None = None
+    """[n], where the images are real ones."""
+    extracted: Mapping[str, Extracted] | None = None
+    """What each extractor gives for them, where that is known already."""
+
+
+Draw = Callable[[int], tuple[Any, ...]]
+"""Number of the draw -> the fields of `Drawn`; the last ones may be left out."""
 
 
 @dataclass(frozen=True)
@@ -196,11 +210,11 @@ class Scorer:
         counts: dict[str, int] = {}
         replicates: dict[str, list[float]] = {}
         for number in range(self._spec.draws):
-            images, labels, subjects = draw(number)
+            images, labels, subjects, known = Drawn(*draw(number))
             parts = self._protocol.parts(labels, conditional)
             counts = {key: len(part) for key, part in parts.items()}
             for name, extractor in self._extractors.items():
-                extracted = extractor(images)
+                extracted = known[name] if known else extractor(images)
                 for key, part in parts.items():
                     chosen = torch.from_numpy(part)
                     features = extracted.features[chosen]

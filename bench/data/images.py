@@ -88,6 +88,9 @@ class ImageFolder:
         )
         fit: Literal["stretch", "pad"] = "stretch"
         max_skipped_fraction: float = Field(0.02, ge=0, le=1, description="share of unusable images put up with")
+        keep_constant: bool = Field(
+            False, description="whether images of one value are used; a scan has none, a generator may make them"
+        )
         allow_outside: bool = Field(False, description="whether the CSV may name files outside root")
 
         @field_validator("subject_pattern")
@@ -177,7 +180,7 @@ class ImageFolder:
         class_names = self._class_names({item.label for item in kept})
         labels = np.array([class_names.index(item.label) for item in kept], np.int64)
         subjects = np.array([item.subject for item in kept], dtype=str)
-        left_out = {"root", "title", "csv", "columns", "allow_outside", "max_skipped_fraction"}
+        left_out = {"root", "title", "csv", "columns", "allow_outside", "keep_constant", "max_skipped_fraction"}
         rules = {"source": "images", "version": self.version, **self.options.model_dump(mode="json", exclude=left_out)}
         dataset = ImageDataset(
             pixels=pixels,
@@ -299,7 +302,7 @@ class ImageFolder:
                 image = ImageOps.exif_transpose(file)
                 raw, bits = _pixels(image)
             values = self._intensities(raw, bits, item)
-            if np.ptp(values) == 0:
+            if np.ptp(values) == 0 and not self.options.keep_constant:
                 raise _Unusable("constant: every pixel is the same")
             return self._resized(self._colour(values)), "", bits
         except InputError:

@@ -1,0 +1,244 @@
+"""`bench evaluate` on images from anywhere: right numbers or a clear message, never a silent wrong number."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from bench.errors import InputError
+from bench.metrics.frechet import FrechetReference
+from bench.registry import FEATURES
+from bench.score import COLUMNS, Request, score, write_rows
+
+CPU = torch.device("cpu")
+
+
+def blobs(count: int, seed: int, size: int = 24) -> np.ndarray:
+    """Bright spots anywhere on a noisy ground: uint8 [count, 1, size, size]."""
+    rng = np.random.default_rng(seed)
+    images = rng.normal(60, 15, (count, 1, size, size))
+    for image, (y, x) in zip(images, rng.integers(4, size - 8, (count, 2)), strict=True):
+        image[0, y : y + 6, x : x + 6] += 120
+    return images.clip(0, 255).astype(np.uint8)
+
+
+def save(folder, images, prefix="p"):
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, image in enumerate(images):
+        Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).save(
+            folder / f"{prefix}{number:03d}.png"
+        )
+    return folder
+
+
+def scores(real, generated, lines=None, **options):
+    rows = score(Request(real=real, generated=generated, **options), (lines if lines is not None else []).append, CPU)
+    assert all(tuple(row) == COLUMNS for row in rows)
+    return {(row["set"], row["class"], row["measure"]): row for row in rows}
+
+
+@pytest.fixture
+def sides(tmp_path):
+    return save(tmp_path / "real", blobs(60, 0)), save(tmp_path / "generated", blobs(60, 1))
+
+
+def test_numbers_are_those_of_the_measure_itself(sides):
+    """One draw of all 60: the Fréchet distance is that of the extracted features, computed here by hand."""
+    found = scores(*sides)["generated", "all", "frechet_distance"]
+    extractor = FEATURES.get("random")(device=CPU)
+    expected = FrechetReference(extractor(blobs(60, 0)).features).distance(extractor(blobs(60, 1)).features)
+    assert found["mean"] == pytest.approx(expected, rel=1e-6)
+    assert (found["n_real"], found["n_generated"], found["draws"], found["std"]) == (60, 60, 1, None)
+    assert found["lower"] < found["mean"] < found["upper"]
+
+
+def test_the_same_images_are_at_distance_nought_and_better_than_the_floor(sides):
+    real, _ = sides
+    found = scores(real, real)
+    assert found["generated", "all", "frechet_distance"]["mean"] == pytest.approx(0, abs=1e-6)
+    assert found["generated", "all", "coverage"]["mean"] == 1
+    assert found["floor: real halves", "all", "frechet_distance"]["mean"] > 0
+
+
+def test_floor_tells_a_good_set_from_a_bad_one(sides, tmp_path):
+    """At the same n a set from the same source lies about the floor, a shifted one far above it."""
+    real, good = sides
+    bad = save(tmp_path / "bad", 255 - blobs(60, 2))
+    near, far = (scores(real, side, measures=("frechet_distance",)) for side in (good, bad))
+    floor = near["floor: real halves", "all", "frechet_distance"]
+    assert abs(near["generated, n of the floor", "all", "frechet_distance"]["mean"] - floor["mean"]) < 6 * floor["std"]
+    assert far["generated, n of the floor", "all", "frechet_distance"]["mean"] > floor["mean"] + 20 * floor["std"]
+
+
+@pytest.mark.parametrize("layout", ["nhw", "nchw", "nhwc", "float", "npz"])
+def test_arrays_give_the_numbers_of_the_folder(sides, tmp_path, layout):
+    images = blobs(60, 1)
+    arrays = {"nhw": images[:, 0], "nchw": images, "nhwc": images.transpose(0, 2, 3, 1), "float": images / 255.0}
+    path = tmp_path / ("array.npz" if layout == "npz" else "array.npy")
+    if layout == "npz":
+        np.savez_compressed(path, images=images)
+    else:
+        np.save(path, arrays[layout])
+    expected, found = scores(*sides), scores(sides[0], path)
+    for key, row in expected.items():
+        assert found[key]["mean"] == pytest.approx(row["mean"], rel=1e-6, abs=1e-9), key
+
+
+def test_classes_are_scored_each_and_together(tmp_path):
+    for side, seed in (("real", 0), ("generated", 10)):
+        for number, name in enumerate(("left", "right")):
+            save(tmp_path / side / name, blobs(60, seed + number))
+    found = scores(tmp_path / "real", tmp_path / "generated")
+    assert {group for _, group, _ in found} == {"all", "left", "right"}
+    (tmp_path / "generated" / "left").rename(tmp_path / "generated" / "lft")
+    with pytest.raises(InputError, match=r"only on one side: left, lft"):
+        scores(tmp_path / "real", tmp_path / "generated")
+
+
+def test_classes_on_one_side_only_are_one_set_and_that_is_said(sides, tmp_path):
+    for number, name in enumerate(("left", "right")):
+        save(tmp_path / "by class" / name, blobs(40, number))
+    lines = []
+    found = scores(tmp_path / "by class", sides[1], lines)
+    assert {group for _, group, _ in found} == {"all"}
+    assert any("only the real images have classes" in line for line in lines)
+
+
+def test_draws_share_no_image_while_there_are_enough(sides):
+    found = scores(*sides, n=20)["generated", "all", "frechet_distance"]
+    assert (found["draws"], found["n_generated"]) == (3, 20)
+    assert found["std"] > 0
+    lines = []
+    scores(*sides, lines, n=40, draws=4, measures=("frechet_distance",))
+    assert any("share images" in line for line in lines)
+
+
+def test_copies_of_the_training_images_are_seen(tmp_path):
+    training, fresh = blobs(150, 3), blobs(150, 4)
+    real = save(tmp_path / "real", blobs(150, 5))
+    train = save(tmp_path / "train", training)
+    caught = scores(real, save(tmp_path / "copies", training), train=train)
+    free = scores(real, save(tmp_path / "fresh", fresh), train=train)
+    assert caught["generated", "all", "near_copies"]["mean"] > 0.95
+    assert caught["generated", "all", "memorization"]["mean"] < -5
+    assert free["generated", "all", "near_copies"]["mean"] < 0.1
+
+
+def test_sixteen_bits_equal_eight(sides, tmp_path):
+    """The same images stored deeper: 257 times each value, or 12 bits with the window that says so."""
+    expected = scores(*sides)["generated", "all", "frechet_distance"]["mean"]
+    for factor, options in ((257, {}), (16, {"window": (0, 255 * 16)})):
+        folder = tmp_path / str(factor)
+        folder.mkdir()
+        for number, image in enumerate(blobs(60, 1)):
+            Image.fromarray(image[0].astype(np.uint16) * factor).save(folder / f"{number:03d}.png")
+        found = scores(sides[0], folder, **options)["generated", "all", "frechet_distance"]["mean"]
+        assert found == pytest.approx(expected, rel=1e-3), factor
+    with pytest.raises(InputError, match=r"--generated: images of more than 8 bits with no value above .* --window 0"):
+        scores(sides[0], tmp_path / "16")
+
+
+def test_equal_channels_are_grey_and_colour_is_asked_about(sides, tmp_path):
+    colour = np.repeat(blobs(60, 1), 3, axis=1)
+    expected = scores(*sides)["generated", "all", "frechet_distance"]["mean"]
+    found = scores(sides[0], save(tmp_path / "equal", colour))["generated", "all", "frechet_distance"]["mean"]
+    assert found == pytest.approx(expected, rel=1e-2)
+    colour[:, 0] //= 2
+    tinted = save(tmp_path / "tinted", colour)
+    with pytest.raises(InputError, match=r"--generated: the real images are grey, these coloured; say --channels"):
+        scores(sides[0], tinted)
+    scores(sides[0], tinted, channels=1)
+
+
+def test_mixed_and_different_sizes_are_asked_about(sides, tmp_path):
+    other = save(tmp_path / "other", blobs(60, 1, 32))
+    with pytest.raises(InputError, match=r"--generated: images of 32x32, real ones of 24x24; say --image-size"):
+        scores(sides[0], other)
+    save(other, blobs(3, 2, 40), "q")
+    with pytest.raises(InputError, match=r"images of 2 sizes: 32x32 \(60\), 40x40 \(3\); say --image-size"):
+        scores(sides[0], other)
+    scores(sides[0], other, image_size=(24, 24))
+
+
+def test_one_corrupt_file_is_named_and_left_out(sides):
+    (sides[1] / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing more")
+    lines = []
+    assert scores(*sides, lines)["generated", "all", "recall"]["n_generated"] == 60
+    assert any("left out" in line and "broken.png" in line for line in lines)
+    for number in range(5):
+        (sides[1] / f"broken{number}.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"--generated: 6 of 66 images can't be used .*broken"):
+        scores(*sides)
+
+
+def test_blank_generated_images_count_and_blank_real_ones_do_not(sides):
+    for side in sides:
+        Image.fromarray(np.full((24, 24), 9, np.uint8)).save(side / "zz_blank.png")
+    lines = []
+    row = scores(*sides, lines, draws=1)["generated", "all", "frechet_distance"]
+    assert (row["n_real"], row["n_generated"]) == (60, 60)
+    assert [line for line in lines if "blank" in line] == [
+        "left out: real/zz_blank.png: constant: every pixel is the same"
+    ]
+    assert any("60 real and 61 generated" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"generated": "nowhere"}, "--generated .*nowhere: there is no such folder"),
+        ({"generated": "few"}, "--generated .*few: 4 images are too few"),
+        ({"generated": "empty"}, "--generated .*empty: no images here"),
+        ({"features": ("domain",)}, "--features domain: .* use bench run"),
+        ({"measures": ("memorization",)}, "--measures memorization: not to be had here"),
+        ({"window": (0, 100)}, "--window: all images have 8 bits"),
+        ({"subject_pattern": "(unclosed"}, "not a regular expression"),
+    ],
+)
+def test_bad_input_is_named_with_its_option(sides, tmp_path, options, expected):
+    save(tmp_path / "few", blobs(4, 0))
+    (tmp_path / "empty").mkdir()
+    request = {"real": sides[0], "generated": sides[1], **options}
+    request["generated"] = tmp_path / request["generated"]
+    with pytest.raises(InputError, match=expected):
+        score(Request(**request), lambda _: None, CPU)
+
+
+@pytest.mark.parametrize(
+    ("array", "expected"),
+    [
+        (np.zeros((20, 8), np.uint8), "expected images"),
+        (np.zeros((20, 5, 8, 8), np.uint8), "expected images"),
+        (np.zeros((20, 8, 8), np.int64), "int64 has no known range"),
+        (np.full((20, 8, 8), 1.5), "floats must lie in"),
+        (np.full((20, 8, 8), np.nan), "floats must lie in"),
+        (np.array([{}], dtype=object), "can't be read as an array"),
+    ],
+)
+def test_unclear_arrays_are_refused(sides, tmp_path, array, expected):
+    np.save(tmp_path / "array.npy", array)
+    with pytest.raises(InputError, match=expected):
+        scores(sides[0], tmp_path / "array.npy")
+
+
+@given(content=st.binary(max_size=300), suffix=st.sampled_from([".npy", ".npz"]))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_bytes_as_an_array_are_one_message(tmp_path, content, suffix):
+    path = tmp_path / f"array{suffix}"
+    path.write_bytes(content)
+    np.save(tmp_path / "real.npy", blobs(10, 0))
+    with pytest.raises(InputError, match="--generated"):
+        scores(tmp_path / "real.npy", path)
+
+
+def test_results_file_reads_back(sides, tmp_path):
+    found = list(scores(*sides).values())
+    path = write_rows(found, tmp_path / "out")
+    with path.open(newline="") as file:
+        back = list(csv.DictReader(file))
+    assert len(back) == len(found)
+    assert float(back[0]["mean"]) == found[0]["mean"]
