@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,6 @@ from bench.registry import suggestion
 from bench.seeds import numpy_rng
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
-RULE = "read as 8 bits, channels as the data's, other sizes resized (bicubic, antialiased)"
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,10 @@ class ExternalImages:
     """uint8 [n, C, H, W]."""
     labels: np.ndarray | None
     """Class indices [n], or None where the folder has no classes."""
+    rule: str = ""
+    """How the files became images of the data's shape."""
+    warning: str | None = None
+    """What a user should know of it."""
 
     @property
     def conditional(self) -> bool:
@@ -71,9 +75,11 @@ def read_external(folder: Path, class_names: tuple[str, ...], shape: tuple[int, 
     entries = _entries(folder, class_names)
     if not entries:
         raise InputError(f"{folder}: no images (PNG, JPEG, TIFF, BMP) here")
-    images = np.stack([_read(path, shape) for path, _ in entries])
+    read = [_read(path, shape) for path, _ in entries]
+    images = np.stack([pixels for pixels, _, _ in read])
+    told = _told(Counter(size for _, size, _ in read), sum(coloured for _, _, coloured in read), shape)
     if any(label is None for _, label in entries):
-        return ExternalImages(images, None)
+        return ExternalImages(images, None, *told)
     labels = np.array([label for _, label in entries])
     missing = [name for index, name in enumerate(class_names) if not (labels == index).any()]
     if missing:
@@ -81,7 +87,23 @@ def read_external(folder: Path, class_names: tuple[str, ...], shape: tuple[int, 
             f"{folder}: no image of class {', '.join(missing)}; add them, or put all images into one folder "
             "without classes"
         )
-    return ExternalImages(images, labels)
+    return ExternalImages(images, labels, *told)
+
+
+def _told(sizes: Counter[tuple[int, int]], coloured: int, shape: tuple[int, int, int]) -> tuple[str, str | None]:
+    """Say how files of these (height, width) became images of this shape, and what may be wrong with that."""
+    channels, height, width = shape
+    rule = "read as 8 bits"
+    if other := {size: count for size, count in sizes.items() if size != (height, width)}:
+        h, w = max(other, key=lambda size: other[size])
+        more = f" and {len(other) - 1} other sizes" if len(other) > 1 else ""
+        rule += f", {sum(other.values()):,} resized from {h}x{w}{more} to {height}x{width} (bicubic, antialiased)"
+    if coloured and channels == 1:
+        rule += f", {coloured:,} turned from colour to grey"
+    bent = sum(count for (h, w), count in other.items() if abs(h * width - w * height) > 0.02 * h * width)
+    if bent:
+        return rule, f"{bent:,} of {sizes.total():,} images have another aspect ratio than the data and are stretched"
+    return rule, None
 
 
 def load_external(run: Path) -> ExternalImages:
@@ -104,14 +126,18 @@ def _entries(folder: Path, class_names: tuple[str, ...]) -> list[tuple[Path, int
             raise InputError(f"{table}: the columns path and label are needed")
         return [(folder / row["path"], _label(row["label"], class_names, table)) for row in rows]
     alone = [(path, None) for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES]
-    if alone:
-        return list(alone)
-    return [
-        (path, _label(sub.name, class_names, folder))
+    below = [
+        (path, sub.name)
         for sub in sorted(p for p in folder.iterdir() if p.is_dir())
         for path in sorted(sub.rglob("*"))
         if path.suffix.lower() in SUFFIXES
     ]
+    if alone and below:
+        raise InputError(
+            f"{folder}: images both here ({alone[0][0].name}) and in folders below ({below[0][1]}); a folder per class, "
+            "or all in one without classes"
+        )
+    return list(alone) or [(path, _label(name, class_names, folder)) for path, name in below]
 
 
 def _label(name: str, class_names: tuple[str, ...], where: Path) -> int | None:
@@ -122,7 +148,8 @@ def _label(name: str, class_names: tuple[str, ...], where: Path) -> int | None:
     raise InputError(f"{where}: {name!r} is no class of the data; {suggestion(name, list(class_names))}")
 
 
-def _read(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+def _read(path: Path, shape: tuple[int, int, int]) -> tuple[np.ndarray, tuple[int, int], bool]:
+    """Return one image of this shape, the file's height and width, and whether it has colours."""
     from PIL import Image
 
     channels, height, width = shape
@@ -130,10 +157,13 @@ def _read(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
         with Image.open(path) as image:
             if image.mode.startswith(("I", "F")):
                 raise InputError(f"{path}: more than 8 bits; save it with 8 bits, scaled as the data are")
+            size = (image.height, image.width)
+            colours = np.asarray(image.convert("RGB")) if channels == 1 and image.mode not in ("L", "LA", "1") else None
             picture = image.convert("L" if channels == 1 else "RGB")
     except OSError as error:
         raise InputError(f"{path}: can't be read as an image: {error}") from None
     if picture.size != (width, height):
         picture = picture.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=None)
     pixels = np.asarray(picture, dtype=np.uint8)
-    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+    coloured = colours is not None and bool((colours != colours[..., :1]).any())
+    return (pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)), size, coloured

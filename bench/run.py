@@ -26,9 +26,9 @@ from safetensors.torch import save
 from bench.data.dataset import ImageDataset
 from bench.data.splits import Split
 from bench.environment import environment
-from bench.errors import BenchError, DivergedError
-from bench.evaluate import Protocol, Scorer, make_protocol
-from bench.external import RULE, ExternalImages, load_external, read_external
+from bench.errors import BenchError, DivergedError, NotFiniteError
+from bench.evaluate import Drawn, Protocol, Scorer, make_protocol
+from bench.external import ExternalImages, load_external, read_external
 from bench.fit import Budget, Fitted, Watch, fit, fit_per_class, lowered
 from bench.metrics.cost import peak_memory_bytes
 from bench.metrics.features import FeatureExtractor
@@ -137,7 +137,8 @@ def _reference(job: dict[str, Any], device: torch.device, emit: Events) -> None:
         result = {**base, "family": "floor", "role": "floor", "status": "finished", "reason": None}
         conditional = {"hyperparameters": {}, "conditional": True, "policy": {}, "costs": {}}
         write_json(run / "result.json", {**result, **conditional, "environment": environment(device)})
-        _write_samples(run, *draw(0)[:2], protocol.shown(), data.num_classes)
+        first = Drawn(*draw(0))
+        _write_samples(run, first.images, first.labels, protocol.shown(), data.num_classes)
         _write_evaluation(run, {**base, "eval_id": floor["eval_id"]}, scores, replicates)
 
 
@@ -193,18 +194,24 @@ def _train(
     progress = _Progress(job, suite, data, split, model, run, device, emit)
     looked = suite.progress.points and model.trains and isinstance(model, GenerativeModel)
     how: dict[str, Any] = {"device": device, "precision": job["precision"]}
-    if isinstance(model, PerClass):
-        fitted = _fit_per_class(model, data, split, budget, job["seed"], how, emit)
-    else:
-        watch = Watch(suite.progress.points, progress.look) if looked else None
-        kind_of = {"budget": budget, "seed": job["seed"], "emit": emit, "watch": watch, **how}
-        fitted = fit(model, data, split.train, split.validation, **kind_of)
-    progress.write()
-    memory = progress.memory or peak_memory_bytes()
+    fitted = Fitted()
+    try:
+        if isinstance(model, PerClass):
+            _fit_per_class(model, data, split, budget, job["seed"], how, emit, fitted)
+        else:
+            watch = Watch(suite.progress.points, progress.look) if looked else None
+            kind_of = {"budget": budget, "seed": job["seed"], "emit": emit, "watch": watch, **how}
+            fitted = fit(model, data, split.train, split.validation, record=fitted, **kind_of)
+        memory = progress.memory or peak_memory_bytes()
+        sampling_seconds = _time_sampling(model, data, split, job["seed"], device)
+    except NotFiniteError as error:
+        raise DivergedError(fitted.steps, str(error)) from None
+    finally:  # of a training that broke off, these say how
+        progress.write()
+        _write_losses(run, fitted)
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     header = {"medgenbench": json.dumps({"schema": 1, "train_id": job["train_id"]})}
     write_bytes(run / "checkpoint.safetensors", save(tensors, metadata=header))
-    _write_losses(run, fitted)
     write_json(
         run / "result.json",
         {
@@ -229,7 +236,7 @@ def _train(
             "steps": fitted.steps,
             "costs": {
                 "training_seconds": fitted.seconds,
-                "seconds_per_1000_samples": _time_sampling(model, data, split, job["seed"], device),
+                "seconds_per_1000_samples": sampling_seconds,
                 "peak_memory_bytes": memory,
                 "parameters": sum(parameter.numel() for parameter in model.parameters()),
             },
@@ -246,6 +253,7 @@ def _fit_per_class(
     seed: int,
     how: dict[str, Any],
     emit: Events,
+    record: Fitted,
 ) -> Fitted:
     """Fit one model per class; to the parent it looks like one training."""
 
@@ -262,7 +270,7 @@ def _fit_per_class(
         pooled = data.as_one_class()
         return fit(one, pooled, own, held, budget=part, seed=derive(seed, "class", name), emit=tell, **how)
 
-    return fit_per_class(model, data.labels, split.train, split.validation, data.class_names, budget, fit_one)
+    return fit_per_class(model, data.labels, split.train, split.validation, data.class_names, budget, fit_one, record)
 
 
 class _Progress:
@@ -323,9 +331,11 @@ def _take_in(
     folder = Path(job["generator"]["folder"])
     emit("phase", phase=f"reading {folder.name}", fraction=0.0)
     external = read_external(folder, data.class_names, data.shape)
+    if external.warning:
+        emit("warning", text=external.warning)
     labels = external.labels if external.labels is not None else np.zeros(0, np.int64)
     write_with(run / "external.npz", lambda file: np.savez_compressed(file, images=external.images, labels=labels))
-    facts = {"images": len(external.images), "path_name": folder.name, "rule": RULE}
+    facts = {"images": len(external.images), "path_name": folder.name, "rule": external.rule}
     about = {"hyperparameters": {}, "conditional": external.conditional, "policy": {}, "costs": {}, "external": facts}
     shape = {"shape": list(data.shape), "class_names": list(data.class_names), "simulated": data.simulated}
     stamp = {"stamp": None if suite.for_results else "not for results", "environment": environment(device)}

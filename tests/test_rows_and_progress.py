@@ -117,6 +117,21 @@ def test_a_plain_folder_has_no_classes_and_is_brought_to_shape(tmp_path):
     external = read_external(tmp_path, ("a", "b"), (3, 16, 24))
     assert not external.conditional
     assert external.images.shape == (4, 3, 16, 24)
+    assert external.rule == "read as 8 bits, 4 resized from 20x30 to 16x24 (bicubic, antialiased)"
+    assert external.warning is None
+    external = read_external(tmp_path, ("a", "b"), (1, 16, 16))
+    assert external.warning == "4 of 4 images have another aspect ratio than the data and are stretched"
+
+
+def test_what_was_done_to_the_files_is_told(tmp_path):
+    pictures(tmp_path, 3)
+    external = read_external(tmp_path, ("a",), (1, 16, 16))
+    assert (external.rule, external.warning) == ("read as 8 bits", None)
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8)).save(tmp_path / "zz.png")
+    external = read_external(tmp_path, ("a",), (1, 16, 16))
+    assert "1 resized from 32x32 to 16x16" in external.rule
+    assert "1 turned from colour to grey" in external.rule
+    assert external.warning is None
 
 
 def test_a_table_as_sample_writes_it(tmp_path):
@@ -130,6 +145,7 @@ def test_a_table_as_sample_writes_it(tmp_path):
     [
         (lambda folder: None, "no images"),
         (lambda folder: pictures(folder / "a", 2), "no image of class b"),
+        (lambda folder: [pictures(folder / name, 2) for name in (".", "a", "b")], "images both here .* and in folders"),
         (lambda folder: [pictures(folder / name, 2) for name in ("a", "bb")], "'bb' is no class of the data"),
         (lambda folder: (folder / "x.png").write_bytes(b"no image"), "x.png: can't be read"),
         (lambda folder: Image.fromarray(np.full((16, 16), 1000, np.uint16)).save(folder / "y.png"), "more than 8 bits"),
