@@ -12,20 +12,21 @@ small and its channels many: at 64x64 a factor of 4 costs a twentieth and is wha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import torch
 from diffusers import DDIMScheduler, UNet2DModel
 from jaxtyping import Float, Int
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import AdamW, Optimizer
 
 from baselines.gan import step
 from bench import model
-from bench.model import GenerativeModel, Progress, Shape, tunable
+from bench.model import GenerativeModel, Progress, Shape, Widths, tunable
 
 LARGEST_GRID, LARGEST_PATCH = 16, 8
 """Where the patch follows the image size: sides above 16 are halved into channels, three times at most."""
@@ -57,7 +58,7 @@ class DDIM(GenerativeModel):
         batch_size: int = Field(16, ge=2, description="images per step")
         conditional: bool = Field(False, description="heed labels")
         patch: int | None = Field(None, ge=1, description="pixel-unshuffle factor; by the image size if left out")
-        channels: tuple[int, ...] = Field((64, 64), min_length=1, description="of each level of the network")
+        channels: Widths = Field((64, 64), min_length=1, description="of each level of the network")
         layers_per_block: int = Field(1, ge=1, description="residual layers per level")
         train_timesteps: int = Field(1000, ge=2, description="T")
         schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "squaredcos_cap_v2"
@@ -74,6 +75,20 @@ class DDIM(GenerativeModel):
         label_dropout: float = Field(0.1, ge=0, lt=1, description="share of labels hidden in training, for guidance")
         learning_rate: float = tunable(1e-3, low=1e-4, high=3e-3, log=True, gt=0, description="of AdamW")
         ema_decay: float | None = Field(0.999, gt=0, lt=1, description="of the scored moving average")
+
+        @model_validator(mode="after")
+        def _belong_together(self) -> DDIM.Hyperparameters:
+            if self.sampling_steps > self.train_timesteps:
+                raise ValueError(
+                    f"sampling_steps: {self.sampling_steps}, but train_timesteps are {self.train_timesteps}"
+                )
+            if self.guidance != 1 and not self.conditional:
+                raise ValueError("guidance: needs conditional: true, or leave it at 1")
+            if self.guidance != 1 and not self.label_dropout:
+                raise ValueError(
+                    "guidance: needs label_dropout above 0, so that the network learns to go without a label"
+                )
+            return self
 
     hyperparameters: DDIM.Hyperparameters
 
@@ -95,8 +110,8 @@ class DDIM(GenerativeModel):
             layers_per_block=hp.layers_per_block,
             down_block_types=("DownBlock2D",) * len(hp.channels),
             up_block_types=("UpBlock2D",) * len(hp.channels),
-            attention_head_dim=32,
-            norm_num_groups=min(32, *hp.channels),
+            attention_head_dim=min(32, hp.channels[-1]),
+            norm_num_groups=math.gcd(32, *hp.channels),
             num_class_embeds=num_classes + 1 if self.conditional else None,  # the last one is 'no label'
         )
         self.scheduler: Any = DDIMScheduler(

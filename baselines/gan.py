@@ -23,7 +23,7 @@ from torch.optim import Adam, Optimizer
 
 from baselines.networks import DenseDecoder, DenseEncoder
 from bench import model
-from bench.model import GenerativeModel, Progress, Shape, tunable
+from bench.model import GenerativeModel, Progress, Shape, Widths, tunable
 
 
 class GAN(GenerativeModel):
@@ -49,7 +49,7 @@ class GAN(GenerativeModel):
 
         batch_size: int = Field(16, ge=2, description="images per step; the paper's 100")
         latent_dim: int = Field(100, ge=1, description="length of z")
-        dense_widths: tuple[int, ...] = Field(
+        dense_widths: Widths = Field(
             (1024, 1024), min_length=1, description="discriminator's widths; the generator's reversed"
         )
         dropout: float = Field(0.0, ge=0, lt=1, description="in the discriminator")

@@ -24,15 +24,15 @@ from bench.model import Shape
 class GMVAE(VAE):
     """Variational autoencoder with a Gaussian-mixture prior, blind to labels.
 
-    Dilokthanakul et al. 2016, Deep Unsupervised Clustering with Gaussian Mixture Variational Autoencoders,
-    https://arxiv.org/abs/1611.02648, in the form of Jiang et al. 2017, Variational Deep Embedding,
-    https://arxiv.org/abs/1611.05148, whose loss has a closed form given the posterior of c.
+    Jiang et al. 2017, Variational Deep Embedding, https://arxiv.org/abs/1611.05148, whose loss has a closed form given the
+    posterior of c. Dilokthanakul et al. 2016, Deep Unsupervised Clustering with Gaussian Mixture Variational Autoencoders,
+    https://arxiv.org/abs/1611.02648, came before and has one more latent, from which a network makes the mixture.
 
     Departures: networks, noise scale, beta and Adam are those of `VAE`; component means start at N(0, 1) draws in place of
     a Gaussian mixture fitted to a pretrained autoencoder's codes.
     """
 
-    source: ClassVar[str] = "Dilokthanakul et al. 2016"
+    source: ClassVar[str] = "Jiang et al. 2017"
 
     class Hyperparameters(VAE.Hyperparameters):
         """The VAE's and the number of components."""

@@ -14,7 +14,7 @@ density differs from gamma_0's: that is why gamma_0 stands in the loss.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -44,6 +44,7 @@ class HVAE(VAE):
         """The VAE's and the flow's."""
 
         beta: float = Field(1.0, ge=1, le=1, description="fixed: the bound has no weight")
+        batch_norm: Literal[False] = Field(False, description="never: U(z) of an image would depend on the others")
         leapfrog_steps: int = Field(3, ge=1, le=20, description="K")
         step_size: float = Field(0.02, gt=0, lt=LARGEST_STEP, description="where the learnt step sizes begin")
         tempering: float = Field(0.8, gt=0, lt=1, description="sqrt(b_0), where it begins")

@@ -26,7 +26,7 @@ from torch.optim import Adam, Optimizer
 
 from baselines import networks
 from bench import model
-from bench.model import GenerativeModel, Progress, Shape, tunable
+from bench.model import GenerativeModel, Progress, Shape, Widths, tunable
 
 
 class VAE(GenerativeModel):
@@ -50,7 +50,7 @@ class VAE(GenerativeModel):
         batch_size: int = Field(16, ge=2, description="images per step")
         architecture: Literal["fully_connected", "convolutional"] = "fully_connected"
         latent_dim: int = Field(32, ge=1, description="length of z")
-        dense_widths: tuple[int, ...] = Field((512, 256), min_length=1, description="fully connected: encoder's widths")
+        dense_widths: Widths = Field((512, 256), min_length=1, description="fully connected: encoder's widths")
         width: int = Field(32, ge=1, description="convolutional: channels after the first halving")
         batch_norm: bool = Field(True, description="convolutional: normalise")
         noise_scale: float = tunable(0.2, low=0.05, high=0.5, log=True, gt=0, description="s of p(x|z,y)")

@@ -29,7 +29,7 @@ from baselines.gan import generator_loss
 from baselines.networks import ConvolutionalDecoder, ConvolutionalEncoder
 from baselines.vae import kl_divergence
 from bench import model
-from bench.model import GenerativeModel, Progress, Shape, tunable
+from bench.model import GenerativeModel, Progress, Shape, Widths, tunable
 
 
 class VAEGAN(GenerativeModel):
@@ -75,13 +75,18 @@ class VAEGAN(GenerativeModel):
         conditional: bool = Field(False, description="heed labels")
         latent_dim: int = Field(128, ge=1, description="length of z")
         width: int = Field(32, ge=1, description="channels after the first halving, where `channels` is not given")
-        channels: tuple[int, ...] | None = Field(
-            None, description="encoder's and decoder's channels, large grids first"
+        channels: Widths | None = Field(
+            None,
+            description="encoder's and decoder's channels, large grids first; the decoder then ends in a layer of stride 1",
         )
-        discriminator_channels: tuple[int, ...] | None = Field(None, description="discriminator's channels")
+        discriminator_channels: Widths | None = Field(None, description="discriminator's channels")
         kernel: int = Field(4, ge=2, le=5, description="of every convolution")
         hidden: int = Field(0, ge=0, description="width of a dense layer before mu and log-variance; 0 for none")
-        feature_block: int = Field(3, ge=1, description="l: block of the discriminator in which likelihood is measured")
+        feature_block: int = Field(
+            3,
+            ge=1,
+            description="l: block of the discriminator in which likelihood is measured; its last one if it has fewer",
+        )
         likelihood_scale: float = tunable(
             1000.0, low=100.0, high=1e4, log=True, gt=0, description="features L_like counts as"
         )

@@ -11,11 +11,11 @@ the discriminator descends -log D(x) - log(1 - D(G(z_p)))
 from __future__ import annotations
 
 import itertools
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Adam, Optimizer
@@ -24,7 +24,7 @@ from baselines.gan import discriminator_loss, generator_loss, step
 from baselines.networks import ConvolutionalDecoder, ConvolutionalEncoder
 from baselines.vae import kl_divergence
 from bench import model
-from bench.model import GenerativeModel, Plateau, Progress, Shape, tunable
+from bench.model import GenerativeModel, Plateau, Progress, Shape, Widths, tunable
 
 SIGMA, RADIUS = 1.5, 5
 """Wang et al. 2004: an 11x11 Gaussian window."""
@@ -44,7 +44,8 @@ class KneeVAEGAN(GenerativeModel):
     the validation loss. The preset `knee` is the same; image size (256x256) and four epochs are the suite's.
 
     Not stated there, chosen here: w (0.5); sum or mean (N errors' worth, as in `vae_gan`); the discriminator's channels and
-    kernels; both patiences and the factor; that G(z) in eq. 3 is a sample from the prior, which is what will be scored.
+    kernels, and that dropout follows each of its convolutions; both patiences and the factor; that G(z) in eq. 3 is a
+    sample from the prior, which is what will be scored.
     """
 
     family: ClassVar[str] = "hybrid"
@@ -59,9 +60,11 @@ class KneeVAEGAN(GenerativeModel):
         batch_size: int = Field(32, ge=2, description="images per step")
         conditional: bool = Field(False, description="heed labels")
         latent_dim: int = Field(128, ge=1, description="length of z")
-        channels: tuple[int, ...] = Field((32, 64, 128, 256), min_length=1, description="encoder's, decoder's reversed")
-        kernels: tuple[int, ...] = Field((3, 3, 2, 2), min_length=1, description="encoder's, decoder's reversed")
-        discriminator_channels: tuple[int, ...] = Field((32, 64, 128, 256, 256), min_length=1)
+        channels: Widths = Field((32, 64, 128, 256), min_length=1, description="encoder's, decoder's reversed")
+        kernels: tuple[Annotated[int, Field(ge=2, le=5)], ...] = Field(
+            (3, 3, 2, 2), min_length=1, description="one for each of channels"
+        )
+        discriminator_channels: Widths = Field((32, 64, 128, 256, 256), min_length=1)
         dropout: float = Field(0.3, ge=0, lt=1, description="in the discriminator")
         mse_weight: float = Field(0.5, ge=0, le=1, description="w: the rest is SSIM's")
         reconstruction_scale: float = tunable(1000.0, low=100.0, high=1e4, log=True, gt=0, description="N")
@@ -71,6 +74,12 @@ class KneeVAEGAN(GenerativeModel):
         reduce_factor: float = Field(0.5, gt=0, le=1, description="of the learning rate on a plateau")
         reduce_patience: int = Field(3, ge=1, description="validations (20 a training) without a new minimum")
         stop_patience: int = Field(10, ge=1, description="validations without a new minimum that end training")
+
+        @model_validator(mode="after")
+        def _one_kernel_each(self) -> KneeVAEGAN.Hyperparameters:
+            if len(self.kernels) != len(self.channels):
+                raise ValueError(f"kernels: {len(self.kernels)} for {len(self.channels)} channels; give one for each")
+            return self
 
     hyperparameters: KneeVAEGAN.Hyperparameters
 

@@ -65,7 +65,7 @@ class VQVAE(GenerativeModel):
         super().__init__(shape, num_classes, hyperparameters)
         hp = hyperparameters
         sizes = [shape[1:]]
-        while max(sizes[-1]) > hp.grid:
+        while max(sizes[-1]) > hp.grid or len(sizes) == 1:
             sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
         self.sides = sizes[-1]
         channels = [shape[0], *[hp.width] * (len(sizes) - 1)]

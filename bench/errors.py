@@ -24,5 +24,9 @@ class DivergedError(BenchError):
         self.step = step
 
 
+class NotFiniteError(BenchError):
+    """A model's images are not finite numbers."""
+
+
 class UnavailableError(BenchError):
     """A feature extractor or measure can't be had here (weights missing, say); the rest goes on without it."""

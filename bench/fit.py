@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bench.data.dataset import ImageDataset
-from bench.errors import DivergedError, InputError
+from bench.errors import DivergedError, InputError, NotFiniteError
 from bench.model import GenerativeModel, Plateau, Progress, TrainableModel
 from bench.per_class import PerClass
 from bench.seeds import derive, forked, numpy_rng, torch_rng
@@ -120,6 +120,7 @@ def fit(
     emit: Emit,
     precision: str = "float32",
     watch: Watch | None = None,
+    record: Fitted | None = None,
 ) -> Fitted:
     """Train a model in place with exactly the budget; at the end it holds the weights to be scored.
 
@@ -134,9 +135,10 @@ def fit(
         emit: called as emit("progress", ...) and emit("loss", ...).
         precision: "bfloat16" runs training steps under autocast, for families that allow it; weights stay float32.
         watch: looks at the model on the way; its time does not count.
+        record: filled in on the way and returned; whoever gives it has the losses of a training that broke off too.
 
     Raises:
-        DivergedError: a loss stopped being finite.
+        DivergedError: a loss, the weights or the images that `watch` draws stopped being finite.
     """
     if not model.trains:
         return _fit_direct(model, data, training, seed, device)
@@ -144,19 +146,24 @@ def fit(
     optimizers = model.configure_optimizers()
     average = Average(model, model.ema_decay) if model.ema_decay else None
     rng = torch_rng(seed, "training")
-    result = Fitted()
+    result = record or Fitted()
     pending: dict[str, list[Tensor]] = {}
     recorded = validated = watched = 0
     plateau = Patience(model.plateau, optimizers) if model.plateau else None
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=lowered(model, precision))
-    stream = batches(training, model.hyperparameters.batch_size, derive(seed, "batches"))
+    size = model.hyperparameters.batch_size
+    if size > len(training):
+        emit("warning", text=f"batches of {len(training)}, the training images there are, in place of {size}")
+        size = len(training)
+    stream = batches(training, size, derive(seed, "batches"))
     with forked(seed, "global"):
         model.train()
         while (fraction := budget.fraction(result.images_seen, result.seconds)) < 1:
             started = time.perf_counter()
             chosen = next(stream)
-            if budget.images_seen:  # the last batch is cut so that every family sees exactly as many images
-                chosen = chosen[: max(2, budget.images_seen - result.images_seen)]
+            if budget.images_seen:  # every family sees exactly as many images: the last two batches share what is left
+                left = budget.images_seen - result.images_seen
+                chosen = chosen[: max(2, left if left <= size else left // 2)]
             images = data.floats(chosen).to(device, non_blocking=True)
             progress = Progress(result.steps, result.images_seen, fraction, stage(model.stages, fraction))
             with autocast:
@@ -173,18 +180,18 @@ def fit(
                 recorded = int(fraction * RECORDS)
                 _flush(pending, result, emit)
                 emit("progress", fraction=min(fraction, 1.0), step=result.steps, images_seen=result.images_seen)
+            ended = False
             if fraction * VALIDATIONS >= validated + 1 or fraction >= 1:
                 validated = int(fraction * VALIDATIONS)
                 with autocast:
                     loss = _validate(model, data, validation, result, seed, device, emit)
-                if plateau and loss is not None and plateau.spent(loss):
-                    emit(
-                        "warning", text=f"stopped early at {result.images_seen:,} images: validation loss falls no more"
-                    )
-                    break
-            if watch and (fraction * watch.points >= watched + 1 or fraction >= 1):
+                ended = bool(plateau and loss is not None and plateau.spent(loss))
+            if watch and (fraction * watch.points >= watched + 1 or fraction >= 1 or ended):
                 watched = int(fraction * watch.points)
-                _show(model, average, watch, result.images_seen)
+                _show(model, average, watch, result)
+            if ended:
+                emit("warning", text=f"stopped early at {result.images_seen:,} images: validation loss falls no more")
+                break
     if average:
         model.load_state_dict(average.state)
     model.eval()
@@ -200,6 +207,7 @@ def fit_per_class(
     class_names: tuple[str, ...],
     budget: Budget,
     fit_one: Callable[[GenerativeModel, np.ndarray, np.ndarray, Budget, str, float, float], Fitted],
+    record: Fitted | None = None,
 ) -> Fitted:
     """Fit one model after the other and join what is told of them; losses are named 'class/loss'.
 
@@ -217,7 +225,7 @@ def fit_per_class(
         InputError: a class has fewer than two training images or no validation image.
     """
     counts = np.bincount(labels[training], minlength=len(class_names))
-    joined, used = Fitted(), 0.0
+    joined, used = record or Fitted(), 0.0
     ends = np.round(np.cumsum(counts) / counts.sum() * (budget.images_seen or 0)).astype(int)
     for label, name in enumerate(class_names):
         own, held = training[labels[training] == label], validation[labels[validation] == label]
@@ -264,13 +272,16 @@ class Patience:
         return self.waited >= self.rule.stop
 
 
-def _show(model: TrainableModel, average: Average | None, watch: Watch, images_seen: int) -> None:
+def _show(model: TrainableModel, average: Average | None, watch: Watch, result: Fitted) -> None:
     """Let `watch` see the weights that would be scored now, then go on with those of training."""
     kept = {name: value.clone() for name, value in model.state_dict().items()} if average else {}
     if average:
         model.load_state_dict(average.state)
     model.eval()
-    watch.look(images_seen)
+    try:
+        watch.look(result.images_seen)
+    except NotFiniteError as error:
+        raise DivergedError(result.steps, str(error)) from None
     if average:
         model.load_state_dict(kept)
     model.train()

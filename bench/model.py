@@ -7,7 +7,7 @@ device, the precision, seeds, checkpoints, moving averages and all measuring (`b
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -36,6 +36,10 @@ def tunable(default: Any, *, low: float, high: float, log: bool = False, **const
     return Field(default, json_schema_extra=extra, **constraints)
 
 
+Widths = tuple[Annotated[int, Field(ge=1)], ...]
+"""Channels or units of layers, one after the other."""
+
+
 class Plateau(NamedTuple):
     """What happens when the validation loss stops falling; counted in validations, of which a training has 20."""
 
@@ -50,7 +54,7 @@ class Plateau(NamedTuple):
 class Hyperparameters(BaseModel):
     """Base of every family's hyper-parameters: frozen, no unknown keys, defaults from the source."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     batch_size: int = Field(64, ge=2, description="images per step")
 

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from bench.errors import BenchError, InputError
+from bench.errors import BenchError, InputError, NotFiniteError
 from bench.model import GenerativeModel, Translator
 from bench.per_class import PerClass
 from bench.registry import GENERATORS, suggestion
@@ -39,7 +39,8 @@ def generate(model: GenerativeModel, labels: np.ndarray, seed: int, *names: Name
         uint8 [n, channels, height, width].
 
     Raises:
-        BenchError: the family returned another shape, numbers that are not finite, or values outside [0, 1].
+        NotFiniteError: the family returned numbers that are not finite.
+        BenchError: it returned another shape, or values outside [0, 1].
     """
     lowered = torch.autocast(device.type, torch.bfloat16, enabled=model.sampling_precision == "bfloat16")
     chunks = []
@@ -51,7 +52,7 @@ def generate(model: GenerativeModel, labels: np.ndarray, seed: int, *names: Name
         if tuple(images.shape) != (len(part), *model.shape):
             raise BenchError(f"sample returned shape {tuple(images.shape)}, expected {(len(part), *model.shape)}")
         if not bool(torch.isfinite(images).all()):
-            raise BenchError("sample returned values that are not finite")
+            raise NotFiniteError("sample returned values that are not finite")
         if float(images.min()) < -1e-3 or float(images.max()) > 1 + 1e-3:
             raise BenchError(
                 f"sample returned values in [{float(images.min()):g}, {float(images.max()):g}], not in [0, 1]"

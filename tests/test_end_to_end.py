@@ -235,6 +235,47 @@ def test_sample_exports_images(finished):
     assert "no finished training" in missing.stderr
 
 
+def test_finished_training_is_scored_again_elsewhere(finished, tmp_path):
+    """Another protocol gets results of its own; the training, its scores and its table stay as they are."""
+    cwd, _ = finished
+    folder = cwd / "results" / "shapes"
+    run = next((folder / "runs").glob("cvae-seed0-*"))
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    change = ["--set", "evaluation.draws=3", "--set", "evaluation.samples_per_draw=15"]
+    bench("evaluate", run, *change, "--out", tmp_path / "again", cwd=cwd, check=0)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    with (tmp_path / "again" / folder.name / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    mine = [row for row in rows if row["generator"] == "cvae" and row["measure"] == "frechet_distance"]
+    assert mine
+    assert {row["draws"] for row in mine if row["mean"]} == {"3"}
+    done = json.loads(next((tmp_path / "again" / folder.name / "runs").glob("*cvae*/result.json")).read_text())
+    assert done["costs"] == json.loads((run / "result.json").read_text())["costs"]
+    for options, expected in (
+        (["--set", "data.image_size=[32, 32]"], "only evaluation.* can change"),
+        (["--out", folder.parent], "holds the run itself"),
+    ):
+        assert expected in bench("evaluate", run, *options, cwd=cwd, check=2).stderr
+    assert "no finished training here" in bench("evaluate", folder, cwd=cwd, check=2).stderr
+
+
+def test_evaluate_prints_table_and_file(tmp_path):
+    """Folders of images, nothing trained: each side with the same two classes."""
+    make_images(tmp_path / "images", 40)
+    make_images(tmp_path / "theirs", 40)
+    arguments = ["--real", "images", "--generated", "theirs"]
+    done = bench("evaluate", *arguments, "--out", "out", cwd=tmp_path, check=0)
+    assert "Fréchet distance ↓" in done.stdout
+    assert "floor: real halves" in done.stdout
+    assert (tmp_path / "out" / "results.csv").exists()
+    for wrong, expected in (
+        ([], "name either a RUN, or --real and --generated"),
+        (arguments[:2], "--generated is missing"),
+        ([*arguments, "--features", "radnom"], "random"),
+    ):
+        assert expected in bench("evaluate", *wrong, cwd=tmp_path, check=2).stderr
+
+
 def test_check_shows_plan_and_writes_nothing(finished):
     cwd, _ = finished
     before = files(cwd / "results")
@@ -251,7 +292,8 @@ def test_check_times_every_family_on_images_in_the_order_of_their_classes(tmp_pa
     (tmp_path / "suite.yaml").write_text(SUITE.format(root="images"))
     text = bench("check", "suite.yaml", "--set", "budget.images_seen=200000", cwd=tmp_path, check=0).stdout
     trained = [line for line in text.splitlines() if "cvae seed" in line or "dcgan seed" in line]
-    assert len(trained) == 2 and not any("about 0 s of training" in line for line in trained), text
+    assert len(trained) == 2
+    assert not any("about 0 s of training" in line for line in trained), text
     assert "gaussian seed 0" in text
 
 
@@ -318,9 +360,13 @@ def test_failed_and_diverged_rows_stand_beside_the_finished(tmp_path):
     info = tmp_path / "site" / "badfamilies-1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: badfamilies\nVersion: 1\n")
-    points = "\n".join(f"{name} = badfamilies:{name}" for name in ("Raises", "Diverges", "OutOfRange", "Killed"))
+    points = "\n".join(
+        f"{name} = badfamilies:{name}" for name in ("Raises", "Diverges", "NotFinite", "OutOfRange", "Killed")
+    )
     (info / "entry_points.txt").write_text(f"[bench.generators]\n{points}\n")
-    suite = SUITE.replace("  - gaussian", "  - Raises\n  - Diverges\n  - OutOfRange\n  - Killed\n  - gaussian")
+    suite = SUITE.replace(
+        "  - gaussian", "  - Raises\n  - Diverges\n  - NotFinite\n  - OutOfRange\n  - Killed\n  - gaussian"
+    )
     suite = suite.replace("features: [random, domain]", "features: [random]")
     suite = suite.replace("  - {{name: dcgan, hyperparameters: {{batch_size: 16}}}}\n", "").replace(
         "  - training_copy\n", ""
@@ -333,7 +379,10 @@ def test_failed_and_diverged_rows_stand_beside_the_finished(tmp_path):
     status = {row["generator"]: row["status"] for row in rows}
     assert status["Raises"] == "failed"
     assert status["Diverges"] == "diverged"
+    assert status["NotFinite"] == "diverged"
     assert status["OutOfRange"] == "failed"
+    for run in (tmp_path / "results" / "shapes" / "runs").glob("*erges-seed0-*"):
+        assert (run / "losses.csv").exists()
     assert status["Killed"] == "failed"
     assert status["cvae"] == status["gaussian"] == "finished"
     table = (tmp_path / "results" / "shapes" / "table.md").read_text()
@@ -366,6 +415,11 @@ class Diverges(Base):
     """Diverges."""
     def training_step(self, images, labels, optimizers, progress, rng):
         return {"loss": torch.tensor(float("inf"))}
+
+class NotFinite(Base):
+    """Finite losses and weights, images that are not."""
+    def sample(self, labels, rng):
+        return torch.full((len(labels), *self.shape), float("nan"))
 
 class OutOfRange(Base):
     """Samples outside [0, 1]."""

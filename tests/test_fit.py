@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from bench.data.dataset import ImageDataset
-from bench.errors import DivergedError
-from bench.fit import Average, Budget, batches, fit
-from bench.model import GenerativeModel, Hyperparameters
+from bench.errors import DivergedError, NotFiniteError
+from bench.fit import Average, Budget, Fitted, Watch, batches, fit
+from bench.model import GenerativeModel, Hyperparameters, Plateau
 from bench.seeds import forked
 
 CPU = torch.device("cpu")
@@ -23,6 +23,7 @@ class Line(GenerativeModel):
     source: ClassVar[str] = "test"
     decay: float | None = None
     bad_at: int | None = None
+    plateau: Plateau | None = None
 
     def __init__(self, shape, num_classes, hyperparameters):
         super().__init__(shape, num_classes, hyperparameters)
@@ -72,7 +73,7 @@ def data():
     )
 
 
-def train(data, budget=None, seed=0, batch_size=8, **attributes):
+def train(data, budget=None, seed=0, batch_size=8, watch=None, record=None, **attributes):
     with forked(seed, "weights"):
         model = Line((1, 8, 8), 2, Hyperparameters(batch_size=batch_size))
     for name, value in attributes.items():
@@ -86,6 +87,8 @@ def train(data, budget=None, seed=0, batch_size=8, **attributes):
         budget=budget or Budget(100),
         seed=seed,
         device=CPU,
+        watch=watch,
+        record=record,
         emit=lambda kind, **values: events.append((kind, values)),
     )
     return model, fitted, events
@@ -94,7 +97,7 @@ def train(data, budget=None, seed=0, batch_size=8, **attributes):
 def test_budget_is_used_exactly(data):
     model, fitted, events = train(data)
     assert fitted.images_seen == sum(model.seen) == 100
-    assert model.seen == [8] * 12 + [4]
+    assert model.seen == [8] * 11 + [6, 6]
     assert events[-2][0] == "progress" or events[-1][0] == "loss"
     assert max(values["fraction"] for kind, values in events if kind == "progress") == 1.0
 
@@ -123,6 +126,53 @@ def test_divergence_names_the_step(data):
     with pytest.raises(DivergedError, match="diverged at step") as caught:
         train(data, Budget(4000), bad_at=30)
     assert 31 <= caught.value.step <= 41, "found within one record of the curve"
+
+
+def test_a_training_that_breaks_off_leaves_its_losses(data):
+    record = Fitted()
+    with pytest.raises(DivergedError):
+        train(data, Budget(4000), bad_at=300, record=record)
+    assert record.steps >= 300
+    assert len(record.losses) > 50
+
+
+def test_images_that_are_not_finite_are_divergence_with_its_step(data):
+    """Losses may stay finite while what is drawn is not."""
+
+    def look(images_seen):
+        if images_seen > 50:
+            raise NotFiniteError("sample returned values that are not finite")
+
+    with pytest.raises(DivergedError, match=r"diverged at step .*: sample returned") as caught:
+        train(data, Budget(160), watch=Watch(4, look))
+    assert caught.value.step == 10
+
+
+def test_the_last_two_batches_share_what_is_left(data):
+    """No batch of a few images before the scored weights: 8, 8, ..., then 8 + 3 as 5 and 6."""
+    model, fitted, _ = train(data, Budget(35))
+    assert fitted.images_seen == 35
+    assert model.seen == [8, 8, 8, 5, 6]
+
+
+def test_batches_larger_than_the_training_set_are_told(data):
+    model, _, events = train(data, Budget(200), batch_size=64)
+    assert set(model.seen) == {40}
+    assert [v["text"] for k, v in events if k == "warning"] == [
+        "batches of 40, the training images there are, in place of 64"
+    ]
+
+
+def test_an_early_stop_is_looked_at_too(data):
+    seen = []
+    validations = iter([1.0] + [2.0] * 100)
+    _, fitted, events = train(
+        data, Budget(4000), watch=Watch(2, seen.append), plateau=Plateau(0.5, 1, 3),
+        validation_loss=lambda images, labels, rng: torch.tensor(next(validations)),
+    )  # fmt: skip
+    assert fitted.images_seen < 1000
+    assert seen[-1] == fitted.images_seen
+    assert any("stopped early" in values.get("text", "") for _, values in events)
 
 
 def test_average_follows_its_formula(data):

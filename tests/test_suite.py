@@ -1,5 +1,6 @@
 """The suite file: everything that can be wrong with it becomes one clear InputError."""
 
+import json
 import string
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.errors import InputError
+from bench.registry import GENERATORS
 from bench.suite import find_suite, json_schema, load_suite, resolve
 
 GOOD = """
@@ -185,3 +187,42 @@ def test_reading_a_suite_imports_no_torch(write):
         "assert 'torch' not in sys.modules and 'mlflow' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "hyperparameters", "said"),
+    [
+        ("vae", {"learning_rate": float("inf")}, "learning_rate"),
+        ("vae", {"dense_widths": [0, 5]}, "dense_widths"),
+        ("ddim", {"channels": [64, 0]}, "channels"),
+        ("ddim", {"sampling_steps": 2000}, "sampling_steps: 2000, but train_timesteps are 1000"),
+        ("ddim", {"guidance": 3.0}, "guidance: needs conditional"),
+        ("ddim", {"guidance": 3.0, "conditional": True, "label_dropout": 0.0}, "guidance: needs label_dropout"),
+        ("vae_gan_knee", {"channels": [8, 8]}, "kernels: 4 for 2 channels"),
+        ("vae_gan_knee", {"kernels": [9, 3, 2, 2]}, "kernels"),
+        ("hvae", {"batch_norm": True}, "batch_norm"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_anything_runs(write, name, hyperparameters, said):
+    generators = json.dumps([{"name": name, "hyperparameters": hyperparameters}]).replace("Infinity", ".inf")
+    with pytest.raises(InputError, match=said):
+        resolve(load_suite(write(f"name: tiny\ndata: {{source: scanner_phantom}}\ngenerators: {generators}\n")))
+
+
+@pytest.mark.parametrize(
+    ("name", "hyperparameters"),
+    [
+        ("ddim", {"channels": (48, 64)}),
+        ("ddim", {"channels": (24, 36)}),
+        ("ddim", {"channels": (16, 16)}),
+        ("vqvae", {"grid": 64}),
+    ],
+)
+def test_unusual_sizes_work(name, hyperparameters):
+    """Channels that share no power of two; a grid of codes as large as the image."""
+    import torch
+
+    family = GENERATORS.get(name)
+    model = family((1, 20, 16), 2, family.Hyperparameters(**hyperparameters)).eval()
+    with torch.no_grad():
+        assert model.sample(torch.zeros(2, dtype=torch.int64), torch.Generator()).shape == (2, 1, 20, 16)
