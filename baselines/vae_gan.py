@@ -64,7 +64,6 @@ class VAEGAN(GenerativeModel):
             "kernel": 5,
             "hidden": 2048,
             "learning_rate": 1e-4,
-            "ema_decay": None,
         },
     }
 
@@ -93,7 +92,7 @@ class VAEGAN(GenerativeModel):
         feature_weight: float = tunable(0.01, low=1e-4, high=1.0, log=True, ge=0, description="lambda")
         learning_rate: float = tunable(3e-4, low=5e-5, high=1e-3, log=True, gt=0, description="of the three RMSProps")
         ema_decay: float | None = Field(
-            0.999, gt=0, lt=1, description="score a moving average of weights; not the paper's"
+            None, gt=0, lt=1, description="score a moving average of weights; not the paper's"
         )
 
     hyperparameters: VAEGAN.Hyperparameters

@@ -34,8 +34,9 @@ class WGANGP(DCGAN):
     a batch of its own; every `critic_steps`-th call updates the generator too. `conditional` as in `DCGAN`.
 
     Departures, because a budget counts the critic's images: batches of 16, 1 critic step and learning rate 0.0005 in
-    place of 64, 5 and 0.0001, under which 60,000 images would give the generator 187 updates; a moving average of the
-    generator is scored. The preset `gulrajani` has the paper's numbers; its kernels stay 4x4.
+    place of 64, 5 and 0.0001, under which 60,000 images would give the generator 187 updates. The preset `gulrajani` has
+    the paper's numbers; its kernels stay 4x4. A moving average of weights is not scored unless asked for: at this rate it
+    blurs (30,000 brain slices, features `domain`: Fréchet distance 6 of the last weights, 93 of the average at 0.999).
     """
 
     family: ClassVar[str] = "gan"
@@ -43,7 +44,7 @@ class WGANGP(DCGAN):
     conditioning: ClassVar[Literal["always", "never", "optional"]] = "optional"
     version: ClassVar[int] = 2
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "gulrajani": {"batch_size": 64, "critic_steps": 5, "learning_rate": 1e-4, "ema_decay": None, "width": 64},
+        "gulrajani": {"batch_size": 64, "critic_steps": 5, "learning_rate": 1e-4, "width": 64},
     }
 
     class Hyperparameters(model.Hyperparameters):
@@ -62,7 +63,7 @@ class WGANGP(DCGAN):
         beta_1: float = Field(0.0, ge=0, lt=1, description="Adam's decay of the first moment")
         beta_2: float = Field(0.9, ge=0, lt=1, description="Adam's decay of the second moment")
         ema_decay: float | None = Field(
-            0.999, gt=0, lt=1, description="score a moving average of weights; not the paper's"
+            None, gt=0, lt=1, description="score a moving average of weights; not the paper's"
         )
 
     def players(self, classes: int) -> tuple[Any, Any]:
