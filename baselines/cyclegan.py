@@ -39,8 +39,10 @@ class CycleGAN(Translator):
     identity loss, Adam with learning rate 0.0002 and beta_1 0.5. `mode: pairs` has a generator for each ordered pair of
     classes and a discriminator for each class, as there; `mode: conditional` has one of each, told the classes by constant
     channels (towards Choi et al. 2018, StarGAN, but with the target told to the discriminator): any scanner to any scanner
-    at the cost of one. Departures: fewer channels and residual blocks, transposed 4x4 convolutions, no image buffer,
-    batches larger than 1.
+    at the cost of one. Departures: fewer channels and residual blocks, transposed 4x4 convolutions, zero padding, affine
+    instance norm, the network's output added to the image's own logits before the tanh, no image buffer, batches larger
+    than 1, a constant learning rate, the discriminator's loss not halved; in `pairs` the identity loss reaches one
+    generator into each class.
     """
 
     source: ClassVar[str] = "Zhu et al. 2017"
@@ -68,6 +70,8 @@ class CycleGAN(Translator):
         if num_classes < 2:
             raise ValueError("a translator needs two classes or more")
         hp = hyperparameters
+        if min(shape[1:]) < 2 ** (hp.halvings + 1):  # instance norm needs two pixels a side
+            raise ValueError(f"halvings: {hp.halvings} leave nothing of images of {shape[1]}x{shape[2]}")
         one = hp.mode == "conditional"
         pairs = ["any"] if one else [f"{a}-{b}" for a, b in itertools.permutations(range(num_classes), 2)]
         # the identity loss asks for G(x, a, a), which `pairs` has not: the paper feeds b's images to the generator a-b

@@ -29,14 +29,15 @@ class DCGAN(GAN):
     Osindero 2014).
 
     Departures: 4x4 kernels in place of 5x5 (a multiple of the stride, hence no checkerboard); a quarter of the paper's
-    channels (256 to 32 in place of 1024 to 128), the width of every convolutional family here; batches of 64 in place
-    of 128, because a budget counts images and half the updates are too few for it.
+    channels (256 to 32 in place of 1024 to 128), the width of every convolutional family here; the generator's first
+    batch norm is per unit of its grid, not per channel; both players' updates from one draw of z, as in `GAN`; batches of
+    64 in place of 128, because a budget counts images and half the updates are too few for it.
     """
 
     family: ClassVar[str] = "gan"
     source: ClassVar[str] = "Radford et al. 2016"
     conditioning: ClassVar[Literal["always", "never", "optional"]] = "optional"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     class Hyperparameters(model.Hyperparameters):
         """Defaults are the paper's but for `batch_size` and `width`."""

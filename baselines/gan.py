@@ -35,8 +35,9 @@ class GAN(GenerativeModel):
     of them today's practice: Adam in place of SGD with momentum, on two time scales (Heusel et al. 2017) with the rates of
     Zhang et al. 2019, 0.0001 and 0.0004, and beta_1 0: at one rate, 0.0002 with beta_1 0.5, the discriminator lost touch
     and the distance on brain slices was up to five times as large; LeakyReLU in place of maxout, batch norm in the
-    generator, tanh in place of the sigmoid, a moving average of weights; batches of 16 in place of 100, because a budget
-    counts images; no dropout unless asked for (0.3 tripled that distance).
+    generator, tanh in place of the sigmoid, a moving average of weights; both players' updates from one draw of z, where
+    algorithm 1 draws anew; batches of 16 in place of 100, because a budget counts images; no dropout unless asked for (0.3
+    tripled that distance).
     """
 
     family: ClassVar[str] = "gan"

@@ -158,7 +158,8 @@ class LogCoshConditionalVAE(ConditionalVAE):
     other autoencoders. Departures: learning rate 1e-3 in place of 3e-4, which a small budget needs (45,000 brain slices:
     Fréchet distance 143 in place of 156, features `domain`); the thesis takes log-cosh of the error itself, which on
     images in [0, 1] is half the squared error to within 15 %; here the error is divided by s first, so that large errors
-    count linearly. The preset `thesis` takes the error itself (`noise_scale: 1`); beta and the sum over pixels stay ours.
+    count linearly. The preset `thesis` takes the error itself (`noise_scale: 1`); beta, the sum over pixels and the
+    encoder's centred input (see `VAE`) stay ours.
     """
 
     source: ClassVar[str] = "Ballesteros Ramirez 2025"

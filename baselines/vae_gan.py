@@ -48,7 +48,9 @@ class VAEGAN(GenerativeModel):
 
     The preset `chest` has the chest paper's layers: encoder 64, 128, 256 (5x5, stride 2), dense 2048, two dense 128;
     decoder dense 8x8x256 and four layers, of which the last has stride 1 (four of stride 2 would give 128x128);
-    discriminator 4 convolutions and a dense unit. Its lambda, layer l and the discriminator's channels are not stated.
+    discriminator 4 convolutions and a dense unit. Not stated there and chosen here: lambda, layer l, the discriminator's
+    channels and strides (2 each), batch norm and activations (those of the other convolutional families), and the scale of
+    L_like.
     """
 
     family: ClassVar[str] = "hybrid"

@@ -43,15 +43,17 @@ class KneeVAEGAN(GenerativeModel):
     learning rate 0.0002 and beta_1 0.5, batches of 32, early stopping and reduction of the learning rate on a plateau of
     the validation loss. The preset `knee` is the same; image size (256x256) and four epochs are the suite's.
 
-    Not stated there, chosen here: w (0.5); sum or mean (N errors' worth, as in `vae_gan`); the discriminator's channels and
-    kernels, and that dropout follows each of its convolutions; both patiences and the factor; that G(z) in eq. 3 is a
-    sample from the prior, which is what will be scored.
+    Not stated there, chosen here: w (0.5); sum or mean of the error, which eq. 1 and the text tell differently (N means'
+    worth, as in `vae_gan`); the discriminator's channels and kernels; that dropout is of whole channels and follows each
+    of its convolutions, where the paper has one layer of it; both patiences and the factor; that G(z) in eq. 3 is a sample
+    from the prior, which is what will be scored.
     """
 
     family: ClassVar[str] = "hybrid"
     source: ClassVar[str] = "Revathi & Sathish Babu 2025"
     conditioning: ClassVar[Literal["always", "never", "optional"]] = "optional"
     mixed_precision: ClassVar[bool] = True
+    version: ClassVar[int] = 2
     presets: ClassVar[dict[str, dict[str, Any]]] = {"knee": {}}
 
     class Hyperparameters(model.Hyperparameters):
@@ -194,8 +196,14 @@ class KneeVAEGAN(GenerativeModel):
 def ssim(first: Float[Tensor, "n c h w"], second: Float[Tensor, "n c h w"]) -> Float[Tensor, ""]:
     """Return the mean structural similarity of images in [0, 1], differentiable (Wang et al. 2004, eq. 13).
 
-    Gaussian window of 11x11 and sigma 1.5, only where it lies within the image; population covariance.
+    Gaussian window of 11x11 and sigma 1.5, only where it lies within the image; population covariance. In float32 under
+    autocast too: the differences of squares below lose all their digits in bfloat16.
     """
+    with torch.autocast(first.device.type, enabled=False):
+        return _ssim(*(side.to(torch.promote_types(side.dtype, torch.float32)) for side in (first, second)))
+
+
+def _ssim(first: Float[Tensor, "n c h w"], second: Float[Tensor, "n c h w"]) -> Float[Tensor, ""]:
     offsets = torch.arange(-RADIUS, RADIUS + 1, device=first.device, dtype=first.dtype)
     window = torch.exp(-offsets.square() / (2 * SIGMA**2))
     window = window / window.sum()

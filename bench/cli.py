@@ -186,9 +186,9 @@ def check(
     )
     if split.leaking_subjects:
         console.print(f"warning: {split.leaking_subjects} subjects have images on both sides", highlight=False)
-    rows = estimate(prepared)
-    for row in rows.rows:
-        console.print(f"  {row.name:<32} {row.state:<22} {row.text}", highlight=False)
+    rows = estimate(
+        prepared, lambda row: console.print(f"  {row.name:<32} {row.state:<22} {row.text}", highlight=False)
+    )
     console.print(
         f"estimated: {rows.minutes:.1f} minutes, {rows.megabytes:,.0f} MB in {plan.store.folder}", highlight=False
     )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from bench.errors import InputError
 from bench.evaluate import make_protocol
 from bench.fit import Budget, fit
 from bench.model import GenerativeModel, Translator
@@ -49,11 +51,22 @@ class Estimate:
     megabytes: float
 
 
-def estimate(prepared: Prepared) -> Estimate:
-    """Time a few training steps and samples of every family that is still to be trained, here and now."""
+def estimate(prepared: Prepared, tell: Callable[[RowEstimate], None] = lambda row: None) -> Estimate:
+    """Time a few training steps and samples of every family that is still to be trained, here and now.
+
+    Args:
+        prepared: the suite with its data and plan.
+        tell: is called with every row as soon as it is timed, which takes a while for large images.
+
+    Raises:
+        InputError: a family refuses the suite's images, classes or settings.
+    """
     torch.set_num_threads(prepared.plan.threads)
     seen: dict[str, tuple[float, float, int]] = {}
-    rows = [_row(prepared, row, seen) for row in prepared.plan.rows]
+    rows = []
+    for row in prepared.plan.rows:
+        rows.append(_row(prepared, row, seen))
+        tell(rows[-1])
     seconds = sum(row.seconds for row in rows)
     return Estimate(rows, seconds / 60, sum(row.bytes for row in rows) / 1e6)
 
@@ -74,7 +87,10 @@ def _row(prepared: Prepared, row: Row, seen: dict[str, tuple[float, float, int]]
         return RowEstimate(name, "to score", f"about {scoring:.0f} s", scoring, 1_000_000)
     key = row.spec.model_dump_json(exclude={"label"})
     if key not in seen:
-        seen[key] = _time(prepared, row)
+        try:
+            seen[key] = _time(prepared, row)
+        except ValueError as error:  # what a family says of images, classes or settings that it can't take
+            raise InputError(f"{row.name}: {error}") from None
     training, sampling, size = seen[key]
     scoring += images * sampling + START_SECONDS
     if row.trained:

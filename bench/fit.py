@@ -94,7 +94,7 @@ def batches(indices: np.ndarray, size: int, seed: int) -> Iterator[np.ndarray]:
     while True:
         order = numpy_rng(seed, "epoch", epoch).permutation(indices)
         for start in range(0, len(order) - size + 1, size):
-            yield np.sort(order[start : start + size])  # sorted: reads the memory map in one direction
+            yield order[start : start + size]
         epoch += 1
 
 
@@ -164,6 +164,9 @@ def fit(
             if budget.images_seen:  # every family sees exactly as many images: the last two batches share what is left
                 left = budget.images_seen - result.images_seen
                 chosen = chosen[: max(2, left if left <= size else left // 2)]
+            chosen = np.sort(
+                chosen
+            )  # reads the memory map in one direction; not before: the first ones are of one class
             images = data.floats(chosen).to(device, non_blocking=True)
             progress = Progress(result.steps, result.images_seen, fraction, stage(model.stages, fraction))
             with autocast:

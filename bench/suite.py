@@ -454,7 +454,8 @@ def _explain(error: ValidationError, source: _Source, model: type[BaseModel], pr
     errors = error.errors(include_url=False)
     for item in errors:
         where = (*prefix, *item["loc"])
-        if item["type"] == "too_short" and any(other["loc"][:-1] == item["loc"] for other in errors):
+        within = [other for other in errors if other is not item and other["loc"][: len(item["loc"])] == item["loc"]]
+        if item["type"] == "too_short" and within:
             continue  # only because the entry that is named anyway was not counted
         if item["type"] == "extra_forbidden":
             known = _keys(model, item["loc"][:-1])

@@ -15,7 +15,7 @@ import torch
 
 from bench.data.dataset import ImageDataset
 from bench.data.splits import Split
-from bench.errors import BenchError
+from bench.errors import BenchError, NotFiniteError
 from bench.evaluate import ALL, Draw, Protocol, Scorer
 from bench.metrics.similarity import ssim_pairs
 from bench.model import Translator
@@ -35,7 +35,8 @@ def translate(
     """Translate images [n, C, H, W] in [0, 1] in chunks and quantise them to 8 bits.
 
     Raises:
-        BenchError: another shape, or values that are not finite or outside [0, 1].
+        NotFiniteError: values that are not finite.
+        BenchError: another shape, or values outside [0, 1].
     """
     chunks = []
     for start in range(0, len(images), CHUNK):
@@ -43,8 +44,10 @@ def translate(
         a, b = (torch.from_numpy(np.asarray(side[part], dtype=np.int64)).to(device) for side in (source, target))
         with torch.no_grad():
             found = model.translate(images[part].to(device), a, b, torch_rng(seed, *names, start)).float()
-        if found.shape != images[part].shape or not bool(torch.isfinite(found).all()):
-            raise BenchError(f"translate returned shape {tuple(found.shape)} or values that are not finite")
+        if found.shape != images[part].shape:
+            raise BenchError(f"translate returned shape {tuple(found.shape)} for {tuple(images[part].shape)}")
+        if not bool(torch.isfinite(found).all()):
+            raise NotFiniteError("translate returned values that are not finite")
         if float(found.min()) < -1e-3 or float(found.max()) > 1 + 1e-3:
             raise BenchError(f"translate returned values in [{float(found.min()):g}, {float(found.max()):g}]")
         chunks.append((found.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())

@@ -199,3 +199,10 @@ def test_every_epoch_shows_every_image_once():
     assert sorted(first) == sorted(second) == list(range(10))
     assert not np.array_equal(first, second)
     assert len(next(batches(np.arange(3), 64, seed=0))) == 3
+
+
+def test_what_is_left_of_the_budget_is_a_mixed_batch(data):
+    """The last two batches are cut, and a cut of a sorted batch would hold the first classes alone."""
+    stream = batches(np.arange(1000), 64, seed=0)
+    assert next(stream)[:32].max() > 500
+    assert [int(next(stream)[0] > next(stream)[-1]) for _ in range(3)] != [0, 0, 0]

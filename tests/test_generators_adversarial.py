@@ -247,11 +247,18 @@ def test_preset_chest():
     layers = kinds(model.decoder, nn.ConvTranspose2d | nn.Conv2d)
     assert [layer.stride[0] for layer in layers] == [2, 2, 2, 1]
     assert {layer.kernel_size for layer in layers} == {(5, 5)}
-    assert len(kinds(model.discriminator, nn.Conv2d)) == 4
+    judged = kinds(model.discriminator, nn.Conv2d)
+    assert [(c.out_channels, c.kernel_size, c.stride) for c in judged] == [
+        (w, (5, 5), (2, 2)) for w in (64, 128, 256, 256)
+    ]
+    assert len(kinds(model.discriminator, nn.BatchNorm2d)) == 3
     assert [linear.out_features for linear in kinds(model.discriminator, nn.Linear)] == [1]
     drawn = model.decode(torch.randn(2, 128), torch.zeros(2, dtype=torch.int64))
     assert drawn.shape == (2, 1, 64, 64)
-    assert drawn.min() < 0  # tanh
+    model.decoder.forward = lambda z, y: torch.full((2, 1, 64, 64), 0.7)
+    torch.testing.assert_close(
+        model.decode(torch.zeros(2, 128), torch.zeros(2).long()), torch.full((2, 1, 64, 64), 0.7).tanh()
+    )
     for optimizer in model.configure_optimizers().values():
         assert isinstance(optimizer, torch.optim.RMSprop)
         assert optimizer.defaults["lr"] == 1e-4

@@ -13,7 +13,7 @@ from skimage.metrics import structural_similarity
 from torch import nn
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
-from baselines import dcgan, ddim, gan, gmvae, hvae, vae_gan, vae_gan_knee, wgan_gp
+from baselines import cyclegan, dcgan, ddim, gan, gmvae, hvae, vae_gan, vae_gan_knee, vqvae, wgan_gp
 from bench.model import Progress
 
 SHAPE = (1, 16, 16)
@@ -343,3 +343,85 @@ def test_a_conditional_ddim_tells_its_classes_apart():
     nn.init.normal_(model.network.conv_out.weight, std=0.1, generator=generator())
     same, other = (model.sample(torch.full((4,), label), generator()) for label in (0, 1))
     assert not torch.equal(same, other)
+
+
+@pytest.mark.parametrize(
+    "family", [gan.ConditionalGAN, dcgan.DCGAN, wgan_gp.WGANGP, vae_gan_knee.KneeVAEGAN, vae_gan.VAEGAN]
+)
+def test_a_conditional_discriminator_is_told_the_label(family):
+    """Its verdict on one image depends on the class it is said to be of; a blind one's does not."""
+    choice = {"conditional": True} if "conditional" in family.Hyperparameters.model_fields else {}
+    x = torch.rand(1, *SHAPE, generator=generator()).repeat(3, 1, 1, 1)
+    for told in (True, False):
+        if not told and not choice:
+            continue
+        model = build(family, **({"conditional": told} if choice else {})).eval()
+        judge = model.D if hasattr(model, "D") else lambda x, y, model=model: model.discriminate(x, y)[1]
+        verdicts = judge(x, torch.arange(3)).detach()
+        assert (float((verdicts - verdicts[0]).abs().max()) > 1e-6) is told
+
+
+def test_knee_ssim_is_the_same_under_autocast():
+    """Differences of squares lose their digits in bfloat16: half of this value used to be rounding."""
+    x = torch.rand(4, 1, 24, 24, generator=generator())
+    y = (x + 0.1 * torch.randn(x.shape, generator=generator(5))).clamp(0, 1).requires_grad_()
+    plain = vae_gan_knee.ssim(y, x)
+    (gradient,) = torch.autograd.grad(plain, y)
+    with torch.autocast("cpu", torch.bfloat16):
+        lowered = vae_gan_knee.ssim(y, x)
+    assert lowered.detach().item() == pytest.approx(plain.detach().item(), rel=1e-6)
+    torch.testing.assert_close(torch.autograd.grad(lowered, y)[0], gradient)
+
+
+def test_vqvae_loss_by_hand():
+    """Eq. 3 with the squared error in units of the noise's scale: means over numbers."""
+    model = build(vqvae.VQVAE, width=4, code_dim=2, codes=3, noise_scale=0.4, commitment=0.7)
+    with torch.no_grad():
+        model.codebook.copy_(torch.tensor([[0.0, 0.0], [1.0, 1.0], [5.0, 5.0]]))
+    z_e = torch.full((2, 2, 4, 4), 0.8)
+    model.encode = lambda x: z_e
+    model.decode = lambda z_q: torch.full((2, *SHAPE), 0.25) * z_q.mean()
+    found, _ = model.losses(torch.full((2, *SHAPE), 0.75))
+    expected = 0.5**2 / (2 * 0.4**2)
+    assert found["reconstruction"].item() == pytest.approx(expected, rel=1e-5)
+    assert found["loss"].item() == pytest.approx(expected + 0.2**2 + 0.7 * 0.2**2, rel=1e-5)
+
+
+def test_ddim_starts_from_pure_noise():
+    """The shipped steps are 'trailing' with a signal of nought at the first one (Lin et al. 2024): t = T - 1, alpha_T = 0."""
+    model = build(ddim.DDIM)
+    steps = model.hyperparameters.sampling_steps
+    model.scheduler.set_timesteps(steps)
+    times = model.scheduler.timesteps.tolist()
+    assert times[0] == model.hyperparameters.train_timesteps - 1
+    assert len(times) == steps
+    spacing = model.hyperparameters.train_timesteps / steps
+    assert times == [round(model.hyperparameters.train_timesteps - index * spacing) - 1 for index in range(steps)]
+    assert model.scheduler.alphas_cumprod[-1].item() == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("identity", [0.0, 0.5])
+def test_cyclegan_generators_descend_equation_3(identity):
+    """Networks replaced: G adds 0.1 for each step from class a to b, D answers with the image's mean."""
+    model = build(cyclegan.CycleGAN, width=4, residual_blocks=1, cycle=3.0, identity=identity)
+    weight = torch.nn.Parameter(torch.tensor(0.1))
+    model.generators = nn.ModuleDict({"any": nn.ParameterList([weight])})
+    model.G = lambda x, a, b: x + weight * (1 + (b - a).abs()).view(-1, 1, 1, 1)
+    model.D = lambda x, b: x.mean((1, 2, 3), keepdim=True)
+    model.discriminators = nn.ModuleDict({"any": nn.Linear(1, 1)})
+    x, a = batch()
+    b = model.targets(a, generator())
+    moved = 0.1 * (1 + (b - a).abs()).float()
+    adversarial = ((2 * x - 1).mean((1, 2, 3)) + moved - 1).square().mean()
+    told = {}
+    steps = []
+    cyclegan_step = cyclegan.step
+    try:
+        cyclegan.step = lambda optimizer, loss: steps.append(loss.item())
+        told = model.training_step(x, a, {"generator": None, "discriminator": None}, Progress(0, 0, 0.0), generator())
+    finally:
+        cyclegan.step = cyclegan_step
+    cycle = (2 * moved).mean()
+    assert told["adversarial"].item() == pytest.approx(adversarial.item(), rel=1e-5)
+    assert told["cycle"].item() == pytest.approx(cycle.item(), rel=1e-4)
+    assert steps[0] == pytest.approx((adversarial + 3 * cycle + identity * 3 * 0.1).item(), rel=1e-4)
