@@ -194,6 +194,8 @@ class EvaluationSpec(_Model):
     @field_validator("measures", "features")
     @classmethod
     def _known(cls, value: tuple[str, ...], info: Any) -> tuple[str, ...]:
+        if info.field_name == "features" and "extractors" not in info.data:
+            return value  # the extractors are wrong, and that is told
         own = [name for name, spec in info.data.get("extractors", {}).items() if spec.file is not None]
         known = list(GROUPS) if info.field_name == "measures" else [*FEATURES.names(), *own]
         for name in value:

@@ -40,7 +40,7 @@ def test_mistakes_are_told_with_their_line(tmp_path):
         ("  extractors: {inception: {size: 64}}\n", "size is for a network of your own"),
         ("  extractors: {inception: {precison: bfloat16}}\n", "unknown key 'precison'; did you mean 'precision'?"),
         (own + "{file: a.pt}\n", "a file needs size"),
-        (own + "{file: a.pt, size: 4}\n", "greater than or equal to 8"),
+        (own + "{file: a.pt, size: [64, 4]}\n", "greater than or equal to 8"),
         (own + "{file: a.pt, size: 64, mean: [0.5]}\n", "mean needs 3 numbers, one per channel"),
         (own + "{file: a.pt, size: 64, std: [1, 0, 1]}\n", "greater than 0"),
         (own + "{file: a.pt, size: 64, compiled: true}\n", "compiled is for the known networks"),
@@ -99,7 +99,7 @@ def test_ids_follow_options_and_content_and_not_places(tmp_path):
     assert inception() == extractor_states(suite(features=["inception"], inception_weights=str(moved)))
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
 def test_a_network_file_is_built_as_described(tmp_path):
     path = tmp_path / "net.pt"
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())

@@ -115,7 +115,7 @@ def as_archive(state, path):
     return path
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
 def test_clip_equals_torch_fidelity(tmp_path):
     from torch_fidelity.feature_extractor_clip import FeatureExtractorCLIP
 

@@ -12,7 +12,7 @@ from torch import nn
 from bench.errors import UnavailableError
 from bench.metrics.exported import ExportedFeatures, Input
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
 TAKES = Input((24, 24), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
 
 

@@ -173,7 +173,7 @@ def _first(name: str, network: Callable[[Tensor], Any]) -> Callable[[Tensor], tu
 def _torchscript(name: str, path: Path, content: bytes, device: torch.device) -> Callable[[Tensor], Any]:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore")  # torch's own, of TorchScript's age
             return torch.jit.load(io.BytesIO(content), map_location=device).eval()
     except Exception as error:  # torch raises whatever it likes on foreign bytes
         raise UnavailableError(

@@ -289,7 +289,7 @@ def read_archive(name: str, path: Path) -> dict[str, Tensor]:
         return read_weights(name, path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore")  # torch's own, of TorchScript's age
             return dict(torch.jit.load(io.BytesIO(content), map_location="cpu").state_dict())
     except Exception as error:
         raise UnavailableError(
