@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from bench.errors import InputError
 from bench.extractors import build_extractor, state_of
 from bench.plan import extractor_states
+from bench.score import Request, score
 from bench.suite import EvaluationSpec, Suite, load_suite, read_extractors
 
 BASE = """
@@ -111,6 +112,31 @@ def test_a_network_file_is_built_as_described(tmp_path):
     assert "resized to 16x24" in state["rule"]
     assert state["dimensions"] == 5
     assert extractor(np.zeros((2, 1, 30, 30), np.uint8)).features.shape == (2, 5)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
+def test_images_from_anywhere_are_scored_on_a_network_file(tmp_path):
+    """What `bench evaluate` does with a TorchScript file; one that can't be had is named, and the rest goes on."""
+    path = tmp_path / "net.pt"
+    torch.jit.script(torch.nn.Sequential(torch.nn.Conv2d(3, 5, 3), torch.nn.ReLU(), torch.nn.AvgPool2d(8))).save(
+        str(path)
+    )
+    rng = np.random.default_rng(0)
+    for side in ("real", "generated"):
+        np.save(tmp_path / f"{side}.npy", rng.integers(0, 256, (20, 24, 24), dtype=np.uint8))
+    own = f"evaluation.extractors.own={{file: {path}, size: 24}}"
+    absent = "evaluation.extractors.absent={file: absent.pt, size: 24}"
+    request = Request(
+        real=tmp_path / "real.npy", generated=tmp_path / "generated.npy", features=("own", "absent"),
+        measures=("frechet_distance",), extractors=read_extractors([own, absent]), bootstrap=0,
+    )  # fmt: skip
+    told, lines = {}, []
+    rows = score(request, lines.append, torch.device("cpu"), told)
+    assert {row["features"] for row in rows} == {"own"}
+    assert list(told) == ["own"]
+    assert "first output of the TorchScript network net.pt" in told["own"]["rule"]
+    assert "sha256:" in told["own"]["backend"]
+    assert any("absent.pt can't be read" in line for line in lines)
 
 
 def test_a_name_must_be_usable():

@@ -68,6 +68,8 @@ class _Trunk(nn.Module):
         *("Mixed_7a", "Mixed_7b", "Mixed_7c", "AvgPool"),
     )
 
+    weight: Tensor
+
     def __init__(self, network: Any) -> None:
         super().__init__()
         self.blocks = nn.Sequential(*(getattr(network, name) for name in self._BLOCKS))
@@ -75,7 +77,7 @@ class _Trunk(nn.Module):
 
     def forward(self, x: Float[Tensor, "n 3 299 299"]) -> tuple[Float[Tensor, "n 2048"], Float[Tensor, "n 1008"]]:
         features = torch.flatten(self.blocks(x), 1)
-        return features, features.mm(self.weight.T)  # type: ignore[operator]
+        return features, features.mm(self.weight.T)
 
 
 def _fold(network: nn.Module) -> None:
