@@ -15,7 +15,7 @@ from bench.errors import UnavailableError
 from bench.metrics import networks
 from bench.metrics import weights as origin
 from bench.metrics.frechet import frechet_distance
-from bench.metrics.inception import InceptionFeatures
+from bench.metrics.inception import InceptionFeatures, weights_at_hand
 from bench.metrics.inception_score import inception_score
 from bench.metrics.kernel import kernel_distance_subsets
 from bench.metrics.manifold import precision_recall
@@ -111,6 +111,7 @@ def nothing_cached(monkeypatch, tmp_path):
 
 def test_torchs_cache_is_where_torch_has_it(nothing_cached, monkeypatch):
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    assert not weights_at_hand()
     assert str(origin.cache_file("inception").parent) == str(Path(torch.hub.get_dir()) / "checkpoints")
 
 

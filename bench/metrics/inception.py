@@ -6,6 +6,7 @@ plain tensors only: nothing in it is ever executed.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from bench.metrics.features import three_channels
 from bench.metrics.networks import NetworkFeatures, fitting, read_weights, replaced, tensorflow_resize
+from bench.metrics.weights import cache_file, variable
 from bench.seeds import forked
 
 
@@ -78,6 +80,11 @@ class _Trunk(nn.Module):
     def forward(self, x: Float[Tensor, "n 3 299 299"]) -> tuple[Float[Tensor, "n 2048"], Float[Tensor, "n 1008"]]:
         features = torch.flatten(self.blocks(x), 1)
         return features, features.mm(self.weight.T)
+
+
+def weights_at_hand() -> bool:
+    """Whether weights are named by the environment or lie in torch's cache, so that nothing needs to be downloaded."""
+    return bool(os.environ.get(variable("inception"))) or cache_file("inception").is_file()
 
 
 def _fold(network: nn.Module) -> None:
