@@ -59,7 +59,11 @@ LEAST = {
     "float32, compiled": (1.3, 2.6),
     "bfloat16, compiled": (2.0, 4.0),
 }
-"""Times faster than the script with its cache on, and off, that every full run must reach."""
+"""Times faster than the script with its cache on, and off, that every full run must reach.
+
+Half of what is aimed at (2.5 and 5; 4 and 8 in bfloat16), so that no busy machine fails it. Measured with 64 images, one
+thread and avx512_bf16 without AMX, cache on: 2.2 times in float32, 4.3 in bfloat16, neither compiled.
+"""
 
 
 class Cost(NamedTuple):
@@ -75,10 +79,14 @@ class Cost(NamedTuple):
 
 
 def images(seed: int) -> np.ndarray:
-    """Grey images of 64x64: smooth fields with some noise."""
+    """Grey images of 64x64: smooth fields with some noise; generated ones (seeds above 0) are flatter.
+
+    They must differ: a kernel distance about 0 is all rounding, and no relative difference of it means anything.
+    """
     rng = np.random.default_rng(seed)
     smooth = rng.normal(size=(N, 1, 4, 4)).repeat(16, axis=2).repeat(16, axis=3)
-    return np.clip(128 + 60 * smooth + rng.normal(0, 10, (N, 1, 64, 64)), 0, 255).astype(np.uint8)
+    found = np.clip(128 + 60 * smooth + rng.normal(0, 10, (N, 1, 64, 64)), 0, 255).astype(np.uint8)
+    return found // 2 + 64 if seed else found
 
 
 class Colour(torch.utils.data.Dataset):
