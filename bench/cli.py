@@ -7,7 +7,7 @@ import os
 import signal
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -137,19 +137,25 @@ def evaluate(
     from bench.plan import resolve_device
     from bench.registry import FEATURES
     from bench.score import DEFAULT_FEATURES, Request, score, write_rows
+    from bench.store import write_json
+    from bench.suite import read_extractors
 
+    extractors = read_extractors(overrides or ())
     for name in features or ():
-        FEATURES.get(name)
+        if name not in extractors:
+            FEATURES.check(name, "--features: ")
+    told: dict[str, Any] = {}
     request = Request(
         real=real, generated=generated, train=train, features=tuple(features or DEFAULT_FEATURES),
         measures=tuple(measures or ()), image_size=image_size, channels=channels, n=n, draws=draws, window=window,
-        subject_pattern=subject_pattern,
+        subject_pattern=subject_pattern, extractors=extractors,
     )  # fmt: skip
     console = _console()
-    rows = score(request, lambda text: console.print(text, markup=False), torch.device(resolve_device(device)))
+    rows = score(request, lambda text: console.print(text, markup=False), torch.device(resolve_device(device)), told)
     for table in score_tables(rows):
         console.print(table)
-    console.print(f"results: {write_rows(rows, out)}", highlight=False, soft_wrap=True)
+    write_json(out / "features.json", told)
+    console.print(f"results: {write_rows(rows, out)}; how features were taken: features.json beside it", soft_wrap=True)
 
 
 def _rescore(run: Path, overrides: Sequence[str], out: Path, device: str) -> None:

@@ -13,6 +13,7 @@ import torch
 from bench.errors import InputError
 from bench.evaluate import make_protocol
 from bench.fit import Budget, fit
+from bench.metrics.weights import ORIGINS
 from bench.model import GenerativeModel, Translator
 from bench.plan import Row
 from bench.registry import GENERATORS
@@ -29,6 +30,8 @@ REFERENCE_SECONDS = 60.0
 SCORING_SECONDS_PER_IMAGE = 1.5e-3
 """Extraction and measures of one image with the features 'domain' and 'random', two cores, 64x64."""
 INCEPTION_SECONDS_PER_IMAGE = 0.08
+"""Of every network's features; a guess for those other than Inception."""
+RADIOMICS_SECONDS_PER_IMAGE = 0.01
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,9 @@ def _row(prepared: Prepared, row: Row, seen: dict[str, tuple[float, float, int]]
     spec = prepared.suite.evaluation
     protocol = make_protocol(prepared.data, prepared.split, spec)
     images = spec.draws * len(protocol.labels(True))
-    per_image = SCORING_SECONDS_PER_IMAGE + INCEPTION_SECONDS_PER_IMAGE * ("inception" in spec.features)
+    networks = sum(name in ORIGINS or spec.extractor(name).file is not None for name in spec.features)
+    per_image = SCORING_SECONDS_PER_IMAGE + INCEPTION_SECONDS_PER_IMAGE * networks
+    per_image += RADIOMICS_SECONDS_PER_IMAGE * ("radiomics" in spec.features)
     scoring = images * per_image
     if row.spec is None:
         seconds = REFERENCE_SECONDS / 2 + scoring

@@ -14,6 +14,7 @@ from typing import Any
 
 from bench.external import fingerprint as external_fingerprint
 from bench.metrics.records import MEASURES
+from bench.metrics.weights import EXPORTED_VERSION, ORIGINS, known_file, sha256
 from bench.registry import FEATURES, GENERATORS
 from bench.store import Store, digest, diverged, evaluated, trained
 from bench.suite import GeneratorSpec, Suite
@@ -127,14 +128,23 @@ def default_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def inception_state(suite: Suite) -> list[Any] | None:
-    """What is known of the Inception weights without loading them: it changes when a file comes, goes or changes."""
-    if "inception" not in suite.evaluation.features:
-        return None
-    named = suite.evaluation.inception_weights or os.environ.get("BENCH_INCEPTION_WEIGHTS")
-    home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch"
-    candidates = [Path(named)] if named else sorted(Path(home).glob("hub/checkpoints/weights-inception-2015-12-05*"))
-    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in candidates if file.is_file()]
+def extractor_states(suite: Suite) -> dict[str, Any] | None:
+    """What decides features beside their code: options, and the hash of the weights; None where nothing does.
+
+    Known without loading anything; a file that comes, goes or changes changes it, one that is only moved doesn't.
+    """
+    spec = suite.evaluation
+    states: dict[str, Any] = {}
+    for name in spec.features:
+        how = spec.extractor(name)
+        options = how.model_dump(mode="json", exclude={"weights", "file"}, exclude_defaults=True)
+        if how.file is not None:
+            path = Path(how.file).expanduser()
+            states[name] = [options, path.suffix.lower(), sha256(path) if path.is_file() else None]
+        elif name in ORIGINS:
+            found = known_file(name, how.weights)
+            states[name] = [options, sha256(found) if found else None]
+    return states or None
 
 
 def make_plan(
@@ -154,13 +164,17 @@ def make_plan(
     threads = suite.threads or default_threads()
     conditions = {"data": fingerprint, "split": split_hash, "threads": threads, "device": device}
     precision = resolve_precision(suite.precision, device)
-    protocol = suite.evaluation.model_dump(mode="json", exclude={"inception_weights"})
+    # what extractors depend on lies in the reference's id, by content and not by path
+    protocol = suite.evaluation.model_dump(mode="json", exclude={"inception_weights", "extractors"})
     features = {key: protocol[key] for key in ("features", "samples_per_draw", "few", "bootstrap")}
     versions = {name: measure.version for name, measure in MEASURES.items()}
-    extractors = {name: FEATURES.describe(name).attributes.get("version") for name in suite.evaluation.features}
+    extractors = {
+        name: FEATURES.describe(name).attributes.get("version") if name in FEATURES.names() else EXPORTED_VERSION
+        for name in suite.evaluation.features
+    }
     progress = suite.progress.model_dump(mode="json")
     reference_id = digest(
-        [conditions, features, progress["samples"], extractors, inception_state(suite), EVALUATION_VERSION, versions]
+        [conditions, features, progress["samples"], extractors, extractor_states(suite), EVALUATION_VERSION, versions]
     )
     rows = []
     for name in FLOORS if fresh else FLOORS[:1]:

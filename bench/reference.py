@@ -17,10 +17,11 @@ from bench.data.dataset import ImageDataset
 from bench.data.splits import Split
 from bench.errors import BenchError, UnavailableError
 from bench.evaluate import SHOWN, Draw, Protocol, class_accuracy, class_records, reference_file, spread
+from bench.extractors import build_extractor, state_of
 from bench.metrics.features import DomainFeatures, Extracted, FeatureExtractor
 from bench.metrics.frechet import FrechetReference
 from bench.metrics.inception_score import inception_score
-from bench.registry import FEATURES, SOURCES
+from bench.registry import SOURCES
 from bench.seeds import derive, numpy_rng
 from bench.store import read_json, write_bytes, write_json, write_with
 from bench.suite import Suite
@@ -66,14 +67,7 @@ def prepare_reference(
             emit("warning", text=f"features {name!r} are left out: {error}")
             continue
         extractors[name] = extractor
-        states[name] = {
-            "status": "ok",
-            "dimensions": extractor.dimensions,
-            "rule": extractor.rule,
-            "version": extractor.version,
-            "backend": extractor.backend,
-            "details": extractor.details,
-        }
+        states[name] = state_of(extractor)
     if not extractors:
         raise BenchError("none of the suite's features can be had: " + "; ".join(s["reason"] for s in states.values()))
     tensors = {}
@@ -177,9 +171,7 @@ def _build(
                 device=device,
             ).save(file)
         return DomainFeatures.load(file, device=device)
-    if name == "inception":
-        return FEATURES.get(name)(weights=suite.evaluation.inception_weights, device=device)
-    return FEATURES.get(name)(device=device)
+    return build_extractor(name, suite.evaluation, device)
 
 
 def floor_draw(suite: Suite, data: ImageDataset, split: Split, protocol: Protocol) -> Draw:

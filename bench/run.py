@@ -45,7 +45,7 @@ from bench.reference import (
     progress_scores,
 )
 from bench.registry import GENERATORS
-from bench.sampling import generate, grid, load_model
+from bench.sampling import generate, generate_on_device, grid, load_model
 from bench.seeds import derive, forked
 from bench.store import Events, write_bytes, write_json, write_with
 from bench.suite import Suite
@@ -302,7 +302,7 @@ class _Progress:
             self.memory = peak_memory_bytes()
             self._extractors = load_reference(*self._reference, self._suite, self._device)
             self._real = load_progress(*self._reference, self._extractors)
-        images = generate(self._model, self._labels, self._seed, "progress", device=self._device)
+        images = generate_on_device(self._model, self._labels, self._seed, "progress", device=self._device)
         values = {}
         for name, extractor in self._extractors.items():
             for measure, value in progress_scores(extractor(images), self._real[name]).items():
@@ -389,15 +389,18 @@ def _evaluate(
         maker = loaded
         wanted = protocol.labels(maker.conditional)
 
-    def draw(number: int) -> tuple[np.ndarray, np.ndarray, None]:
+    def draw(number: int, *, scored: bool = True) -> Drawn:
         if isinstance(maker, ExternalImages):
-            return *maker.draw(wanted, job["seed"], number), None
-        return generate(maker, wanted, job["seed"], "draw", number, device=device), wanted, None
+            return Drawn(*maker.draw(wanted, job["seed"], number))
+        images = generate_on_device(maker, wanted, job["seed"], "draw", number, device=device)
+        # what is extracted is what is stored, 8 bits, and it needn't leave the device for that
+        found = {name: extractor(images) for name, extractor in extractors.items()} if scored else None
+        return Drawn(images.cpu().numpy(), wanted, None, found)
 
     scores, replicates = scorer.score(draw, conditional=maker.conditional, emit=emit)
     if isinstance(maker, GenerativeModel):
         scores += scorer.reconstructions(maker, device)
-    _write_samples(run, *draw(0)[:2], protocol.shown() if maker.conditional else None, data.num_classes)
+    _write_samples(run, *draw(0, scored=False)[:2], protocol.shown() if maker.conditional else None, data.num_classes)
     _write_evaluation(run, {**base, "eval_id": job["eval_id"]}, scores, replicates)
 
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from bench.errors import BenchError, InputError, NotFiniteError
 from bench.model import GenerativeModel, Translator
@@ -42,6 +44,13 @@ def generate(model: GenerativeModel, labels: np.ndarray, seed: int, *names: Name
         NotFiniteError: the family returned numbers that are not finite.
         BenchError: it returned another shape, or values outside [0, 1].
     """
+    return generate_on_device(model, labels, seed, *names, device=device).cpu().numpy()
+
+
+def generate_on_device(
+    model: GenerativeModel, labels: np.ndarray, seed: int, *names: Name, device: torch.device
+) -> UInt8[Tensor, "n c h w"]:
+    """Draw as `generate` does and leave the 8-bit images where the model is, for extractors on the same device."""
     lowered = torch.autocast(device.type, torch.bfloat16, enabled=model.sampling_precision == "bfloat16")
     chunks = []
     for start in range(0, len(labels), CHUNK):
@@ -57,8 +66,8 @@ def generate(model: GenerativeModel, labels: np.ndarray, seed: int, *names: Name
             raise BenchError(
                 f"sample returned values in [{float(images.min()):g}, {float(images.max()):g}], not in [0, 1]"
             )
-        chunks.append((images.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
-    return np.concatenate(chunks)
+        chunks.append((images.float().clamp(0, 1) * 255).round().to(torch.uint8))
+    return torch.cat(chunks)
 
 
 def load_model(run: Path, device: torch.device) -> tuple[GenerativeModel | Translator, dict[str, Any]]:

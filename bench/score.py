@@ -10,7 +10,7 @@ import io
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,9 @@ from bench.data.images import SUFFIXES, ImageFolder
 from bench.data.splits import Split
 from bench.errors import InputError, UnavailableError
 from bench.evaluate import ALL, Drawn, Protocol, Scorer, make_protocol
+from bench.extractors import build_extractor, state_of
 from bench.metrics.features import Extracted, FeatureExtractor
 from bench.metrics.records import GROUPS, MEASURES
-from bench.registry import FEATURES
 from bench.seeds import numpy_rng
 from bench.store import write_bytes
 from bench.suite import EvaluationSpec
@@ -67,6 +67,8 @@ class Request:
     subject_pattern: str | None = None
     window: tuple[float, float] | None = None
     inception_weights: str | None = None
+    extractors: Mapping[str, Any] = field(default_factory=dict)
+    """How features are computed, as `EvaluationSpec.extractors`."""
     bootstrap: int = 200
     seed: int = 0
 
@@ -94,13 +96,14 @@ class _Look:
     """The greatest of the values where they have more than 8 bits."""
 
 
-def score(request: Request, say: Say, device: torch.device) -> list[dict[str, Any]]:
+def score(request: Request, say: Say, device: torch.device, told: dict[str, Any] | None = None) -> list[dict[str, Any]]:
     """Score generated against real images.
 
     Args:
         request: what and how.
         say: is told what happens, a line at a time.
         device: where extractors run.
+        told: is filled with every extractor's rule, backend and details, by its name.
 
     Returns:
         Rows with the keys `COLUMNS`.
@@ -125,7 +128,9 @@ def score(request: Request, say: Say, device: torch.device) -> list[dict[str, An
     conditional = _match_classes(real, generated, say)
     data, split = _dataset(real, training[0] if training else None, conditional)
     spec, protocol = _protocol(request, data, split, generated, conditional, say)
-    extractors = _extractors(request, device, say)
+    extractors = _extractors(request, spec, device, say)
+    if told is not None:
+        told.update({name: state_of(extractor) for name, extractor in extractors.items()})
     say(
         f"{len(real.images):,} real and {len(generated.images):,} generated images of {channels} x {size[0]} x {size[1]}"
     )
@@ -396,8 +401,8 @@ def _protocol(
         most = int(np.bincount(generated.labels, minlength=len(generated.class_names)).min())
     n = min(request.n or most, most)
     spec = EvaluationSpec(
-        draws=2, samples_per_draw=max(LEAST, n), measures=asked, features=request.features, bootstrap=request.bootstrap,
-        few=LEAST,
+        draws=2, samples_per_draw=max(LEAST, n), measures=asked, extractors=dict(request.extractors),
+        features=request.features, inception_weights=request.inception_weights, bootstrap=request.bootstrap, few=LEAST,
     )  # fmt: skip
     protocol = make_protocol(data, split, spec)
     available = len(generated.images) // max(1, len(protocol.labels(conditional)))
@@ -418,16 +423,13 @@ def _possible(group: str, request: Request) -> bool:
     return group not in ("class_recognition", "utility")  # they need a classifier of the classes
 
 
-def _extractors(request: Request, device: torch.device, say: Say) -> dict[str, FeatureExtractor]:
+def _extractors(request: Request, spec: EvaluationSpec, device: torch.device, say: Say) -> dict[str, FeatureExtractor]:
     """Build and check every extractor; one that can't be had is named and left out."""
     made: dict[str, FeatureExtractor] = {}
     reasons = []
     for name in request.features:
-        options: dict[str, Any] = {"device": device}
-        if name == "inception":
-            options["weights"] = request.inception_weights
         try:
-            made[name] = FEATURES.get(name)(**options)
+            made[name] = build_extractor(name, spec, device)
             made[name].self_check()
         except UnavailableError as error:
             made.pop(name, None)

@@ -24,6 +24,7 @@ MAX_BYTES = 1_000_000
 MAX_NODES = 100_000
 
 Location = tuple[str | int, ...]
+Side = Annotated[int, Field(ge=8, le=4096)]
 
 
 class _Model(BaseModel):
@@ -104,6 +105,48 @@ class BudgetSpec(_Model):
         return self
 
 
+class ExtractorSpec(_Model):
+    """How one kind of features is computed: a known network's weights and speed, or a network file of one's own."""
+
+    weights: str | None = Field(None, description="file with a known network's weights; else its own download")
+    file: str | None = Field(
+        None, description="a network of your own: ONNX, or TorchScript, whose code runs: name trusted files only"
+    )
+    size: tuple[Side, Side] | None = Field(None, description="height and width that the file's network takes")
+    channels: Literal[1, 3] = Field(
+        3, description="of the file's network: grey is repeated, or colour made grey by luma"
+    )
+    mean: tuple[float, ...] = Field((), description="per channel, taken out of pixels in [0, 1] after resizing")
+    std: tuple[Annotated[float, Field(gt=0)], ...] = Field((), description="per channel, divided by after that")
+    resize: Literal["bilinear", "bicubic"] = Field("bilinear", description="both antialiased")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16 states how far off it is")
+    compiled: bool = Field(False, description="compile and freeze a known network; takes a C++ compiler and a minute")
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _square(cls, value: Any) -> Any:
+        return (value, value) if isinstance(value, int) else value
+
+    @model_validator(mode="after")
+    def _either(self) -> ExtractorSpec:
+        if self.file is None:
+            if given := sorted({"size", "channels", "mean", "std", "resize"} & self.model_fields_set):
+                raise ValueError(f"{given[0]} is for a network of your own: name its file, or leave {given[0]} out")
+            return self
+        if self.weights is not None:
+            raise ValueError("a file holds its own weights: leave weights out")
+        if self.size is None:
+            raise ValueError("a file needs size: the height and width that its network takes")
+        if self.compiled:
+            raise ValueError("compiled is for the known networks: leave it out")
+        if self.precision != "float32" and self.file.lower().endswith(".onnx"):
+            raise ValueError("an ONNX file runs in its own precision: leave precision out")
+        for what, values in (("mean", self.mean), ("std", self.std)):
+            if values and len(values) != self.channels:
+                raise ValueError(f"{what} needs {self.channels} number{'s' * (self.channels > 1)}, one per channel")
+        return self
+
+
 class EvaluationSpec(_Model):
     """The protocol of scoring; a change here trains nothing anew."""
 
@@ -111,14 +154,50 @@ class EvaluationSpec(_Model):
     samples_per_draw: int = Field(200, ge=10, description="per class; the smallest sufficient test class bounds it")
     few: int = Field(50, ge=10, description="a class with fewer test images is reported as too few")
     measures: tuple[str, ...] = tuple(GROUPS)
+    extractors: dict[str, ExtractorSpec] = Field(
+        default_factory=dict, description="how features are computed, and networks of one's own; by the features' name"
+    )
     features: tuple[str, ...] = ("domain", "random")
-    inception_weights: str | None = Field(None, description="file with the weights of the Inception network")
+    inception_weights: str | None = Field(None, description="the same as extractors.inception.weights")
     bootstrap: int = Field(200, ge=0, le=10_000, description="resamples of the test subjects behind every interval")
+
+    @field_validator("extractors")
+    @classmethod
+    def _usable(cls, value: dict[str, ExtractorSpec]) -> dict[str, ExtractorSpec]:
+        for name, spec in value.items():
+            if name not in FEATURES.names():
+                if spec.file is None:
+                    raise ValueError(
+                        f"unknown features {name!r}; {suggestion(name, FEATURES.names())} A network of your own needs a file"
+                    )
+                check_name(name)
+            elif spec.file is not None:
+                raise ValueError(f"{name!r} are known features: give a network of your own another name")
+            elif not FEATURES.describe(name).attributes.get("network"):
+                raise ValueError(f"{name!r} features have no options")
+        return value
+
+    @model_validator(mode="after")
+    def _one_file(self) -> EvaluationSpec:
+        named = self.extractors.get("inception")
+        if self.inception_weights is not None and named is not None and named.weights is not None:
+            raise ValueError("inception_weights and extractors.inception.weights name the same thing: give one of them")
+        return self
+
+    def extractor(self, name: str) -> ExtractorSpec:
+        """How these features are computed."""
+        found = self.extractors.get(name, ExtractorSpec())
+        if name == "inception" and self.inception_weights is not None:
+            return found.model_copy(update={"weights": self.inception_weights})
+        return found
 
     @field_validator("measures", "features")
     @classmethod
     def _known(cls, value: tuple[str, ...], info: Any) -> tuple[str, ...]:
-        known = list(GROUPS) if info.field_name == "measures" else FEATURES.names()
+        if info.field_name == "features" and "extractors" not in info.data:
+            return value  # the extractors are wrong, and that is told
+        own = [name for name, spec in info.data.get("extractors", {}).items() if spec.file is not None]
+        known = list(GROUPS) if info.field_name == "measures" else [*FEATURES.names(), *own]
         for name in value:
             if name not in known:
                 raise ValueError(f"unknown {info.field_name[:-1]} {name!r}; {suggestion(name, known)}")
@@ -292,6 +371,23 @@ def resolve(suite: Suite, path: Path | None = None) -> Suite:
     if messages:
         raise InputError("\n".join(messages))
     return suite.model_copy(update={"generators": tuple(specs)})
+
+
+def read_extractors(overrides: Iterable[str]) -> dict[str, ExtractorSpec]:
+    """Read `evaluation.extractors.NAME.KEY=VALUE`, as an evaluation without a suite takes it.
+
+    Raises:
+        InputError: another key, or anything wrong with a value.
+    """
+    content: dict[str, Any] = {}
+    for override in overrides:
+        if not override.startswith("evaluation.extractors."):
+            raise InputError(f"--set {override}: without a RUN only evaluation.extractors.NAME.KEY=VALUE can be set")
+        _override(content, override)
+    try:
+        return EvaluationSpec.model_validate(content.get("evaluation", {})).extractors
+    except ValidationError as error:
+        raise InputError(_explain(error, _Source(Path("--set"), {}), EvaluationSpec)) from None
 
 
 def json_schema() -> dict[str, Any]:
@@ -478,11 +574,16 @@ def _explain(error: ValidationError, source: _Source, model: type[BaseModel], pr
 def _keys(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
     """The keys that are valid at a location below `model`."""
     current: Any = model
+    named = False
     for part in location:
         if isinstance(part, int):
             continue
+        if named:  # a key of a mapping, which leads to the model that its values are
+            named = False
+            continue
         field = current.model_fields.get(part) if isinstance(current, type) and issubclass(current, BaseModel) else None
         current = _inner(field.annotation) if field else None
+        named = field is not None and getattr(field.annotation, "__origin__", None) is dict
     return list(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []
 
 

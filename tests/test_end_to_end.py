@@ -242,7 +242,9 @@ def test_finished_training_is_scored_again_elsewhere(finished, tmp_path):
     run = next((folder / "runs").glob("cvae-seed0-*"))
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     change = ["--set", "evaluation.draws=3", "--set", "evaluation.samples_per_draw=15"]
+    change += ["--set", "evaluation.features=[random, radiomics]"]
     bench("evaluate", run, *change, "--out", tmp_path / "again", cwd=cwd, check=0)
+    assert "colour made grey by luma" in (tmp_path / "again" / folder.name / "report.html").read_text(encoding="utf-8")
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     with (tmp_path / "again" / folder.name / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -268,10 +270,14 @@ def test_evaluate_prints_table_and_file(tmp_path):
     assert "Fréchet distance ↓" in done.stdout
     assert "floor: real halves" in done.stdout
     assert (tmp_path / "out" / "results.csv").exists()
+    told = json.loads((tmp_path / "out" / "features.json").read_text())
+    assert "resized to 64x64" in told["random"]["rule"]
+    assert told["random"]["backend"] == "random-1"
     for wrong, expected in (
         ([], "name either a RUN, or --real and --generated"),
         (arguments[:2], "--generated is missing"),
         ([*arguments, "--features", "radnom"], "random"),
+        ([*arguments, "--set", "evaluation.draws=3"], "only evaluation.extractors.NAME.KEY=VALUE can be set"),
     ):
         assert expected in bench("evaluate", *wrong, cwd=tmp_path, check=2).stderr
 

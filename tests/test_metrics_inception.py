@@ -1,22 +1,30 @@
 """Inception features: finding and checking the weights, and the same numbers as torch-fidelity."""
 
 import hashlib
+import importlib.util
+import shutil
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from torch_fidelity import calculate_metrics, feature_extractor_inceptionv3
 
 from bench.errors import UnavailableError
-from bench.metrics import inception
+from bench.metrics import networks
+from bench.metrics import weights as origin
 from bench.metrics.frechet import frechet_distance
-from bench.metrics.inception import InceptionFeatures, find_weights
+from bench.metrics.inception import InceptionFeatures, weights_at_hand
 from bench.metrics.inception_score import inception_score
 from bench.metrics.kernel import kernel_distance_subsets
 from bench.metrics.manifold import precision_recall
+from bench.metrics.weights import Origin, find_weights
+
+_spec = importlib.util.spec_from_file_location("random_weights", Path(__file__).with_name("random_weights.py"))
+random_weights = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(random_weights)
+VARIABLE = "BENCH_INCEPTION_WEIGHTS"
 
 
 def images(n, seed=0, side=32):
@@ -27,24 +35,7 @@ def images(n, seed=0, side=32):
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """A file of random weights: torch-fidelity's own network, built without loading anything."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(feature_extractor_inceptionv3, "load_state_dict_from_url", lambda *_, **__: {})
-        patch.setattr(nn.Module, "load_state_dict", lambda *_, **__: None)
-        network = feature_extractor_inceptionv3.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
-    rng = torch.Generator().manual_seed(0)
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):  # weights of this size keep signals alive through all layers
-            fan_in = module.weight[0].numel()
-            module.weight.copy_(torch.randn(module.weight.shape, generator=rng) * (2 / fan_in) ** 0.5)
-        elif isinstance(module, nn.BatchNorm2d):
-            module.running_mean.copy_(0.1 * torch.randn(module.running_mean.shape, generator=rng))
-            module.running_var.copy_(0.8 + 0.4 * torch.rand(module.running_var.shape, generator=rng))
-        elif isinstance(module, nn.Linear):
-            module.weight.copy_(torch.randn(module.weight.shape, generator=rng))
-    path = tmp_path_factory.mktemp("inception") / "weights.pth"
-    torch.save(network.state_dict(), path)
-    return path
+    return random_weights.write_inception_weights(tmp_path_factory.mktemp("inception") / "weights.pth")
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +64,13 @@ def test_details_name_the_weights(weights, extractor):
 
 
 def test_the_environment_names_a_file(weights, monkeypatch, tmp_path):
-    monkeypatch.setenv(inception.VARIABLE, str(weights))
-    assert find_weights() == weights
-    monkeypatch.setenv(inception.VARIABLE, str(tmp_path / "absent"))
-    with pytest.raises(UnavailableError, match=f"{inception.VARIABLE}: there is no file"):
-        find_weights()
-    assert find_weights(weights) == weights
+    monkeypatch.setenv(VARIABLE, str(weights))
+    assert find_weights("inception") == weights
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "absent"))
+    with pytest.raises(UnavailableError, match=f"{VARIABLE}: there is no file"):
+        find_weights("inception")
+    assert find_weights("inception", weights) == weights
+    assert origin.variable("clip-vit-b-32") == "BENCH_CLIP_VIT_B_32_WEIGHTS"
 
 
 class Danger:
@@ -112,26 +104,32 @@ def test_unfit_files_are_refused(weights, tmp_path):
 
 @pytest.fixture
 def nothing_cached(monkeypatch, tmp_path):
-    monkeypatch.delenv(inception.VARIABLE, raising=False)
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    return tmp_path / "checkpoints"
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    return tmp_path / "hub" / "checkpoints"
+
+
+def test_torchs_cache_is_where_torch_has_it(nothing_cached, monkeypatch):
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    assert not weights_at_hand()
+    assert str(origin.cache_file("inception").parent) == str(Path(torch.hub.get_dir()) / "checkpoints")
 
 
 def test_without_network_one_sentence_says_what_to_do(nothing_cached, monkeypatch):
     def refuse(*_, **__):
         raise OSError("no route to host")
 
-    monkeypatch.setattr(inception.urllib.request, "urlopen", refuse)
-    with pytest.raises(UnavailableError, match=rf"no route to host.*{inception.VARIABLE}"):
+    monkeypatch.setattr(origin.urllib.request, "urlopen", refuse)
+    with pytest.raises(UnavailableError, match=rf"no route to host.*{VARIABLE}"):
         InceptionFeatures()
 
 
 def test_a_silent_network_is_given_up(nothing_cached, monkeypatch):
-    monkeypatch.setattr(inception, "PATIENCE_SECONDS", 0.2)
-    monkeypatch.setattr(inception.urllib.request, "urlopen", lambda *_, **__: time.sleep(1))
+    monkeypatch.setattr(origin, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(origin.urllib.request, "urlopen", lambda *_, **__: time.sleep(1))
     start = time.perf_counter()
     with pytest.raises(UnavailableError, match="no answer"):
-        find_weights()
+        find_weights("inception")
     assert time.perf_counter() - start < 0.9
 
 
@@ -140,17 +138,117 @@ def test_a_download_is_checked_before_it_is_kept(nothing_cached, monkeypatch, tm
     source = tmp_path / "source"
     source.write_bytes(b"weights")
     prefix = hashlib.sha256(b"weights").hexdigest()[:8] if right else "00000000"
-    monkeypatch.setattr(inception, "_official", lambda: (f"https://example.org/w-{prefix}.pth", prefix))
-    monkeypatch.setattr(inception.urllib.request, "urlopen", lambda *_, **__: source.open("rb"))
+    monkeypatch.setitem(origin.ORIGINS, "inception", Origin(f"https://example.org/w-{prefix}.pth", prefix))
+    monkeypatch.setattr(origin.urllib.request, "urlopen", lambda *_, **__: source.open("rb"))
     if right:
-        assert find_weights().read_bytes() == b"weights"
-        find_weights().write_bytes(b"rotten")
+        assert find_weights("inception").read_bytes() == b"weights"
+        find_weights("inception").write_bytes(b"rotten")
         with pytest.raises(UnavailableError, match="cache are damaged"):
-            find_weights()
+            find_weights("inception")
     else:
         with pytest.raises(UnavailableError, match="wrong hash"):
-            find_weights()
+            find_weights("inception")
     assert [file.suffix for file in nothing_cached.iterdir()] == ([".pth"] if right else [])
+
+
+def test_addresses_and_hashes_are_torch_fidelitys():
+    from torch_fidelity.feature_extractor_clip import MODEL_METADATA, MODEL_URLS
+    from torchvision.models import VGG16_Weights
+
+    found = origin.ORIGINS["inception"]
+    assert found.url == feature_extractor_inceptionv3.URL_INCEPTION_V3
+    assert found.url.endswith(f"-{found.digest}.pth")
+    assert origin.ORIGINS["vgg16"].url == VGG16_Weights.IMAGENET1K_V1.url
+    for name, url in MODEL_URLS.items():
+        found = origin.ORIGINS[name]
+        assert (found.url, found.digest) == (url, MODEL_METADATA[name]["hash"])
+        assert found.file_name == f"{name}-{found.digest}.pt"
+
+
+# ---- faster
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Smaller batches: these tests are about what is said, not about speed."""
+    monkeypatch.setattr(InceptionFeatures, "batch_size", 2)
+    monkeypatch.setattr(networks, "CHECKED", 4)
+
+
+def test_bfloat16_says_how_far_off_it_is(weights, extractor, few):
+    lowered = InceptionFeatures(weights=weights, precision="bfloat16")
+    lowered.self_check()
+    assert extractor.backend.endswith("-float32-eager")
+    assert lowered.backend.endswith("-bfloat16-eager")
+    assert 0 < lowered.details["deviation_from_float32"] < 0.05
+    assert lowered.details["deviation_over_spread"] > lowered.details["deviation_from_float32"]
+    batch = images(2)
+    expected = extractor(batch).features
+    assert 0 < ((lowered(batch).features - expected).norm() / expected.norm()).item() < 0.05
+    assert "deviation_from_float32" not in extractor.details
+
+
+def test_a_backend_that_computes_something_else_is_refused(weights, few, monkeypatch):
+    lowered = InceptionFeatures(weights=weights, precision="bfloat16")
+    run = lowered._runner._run
+    monkeypatch.setattr(lowered._runner, "_run", lambda x: (run(x)[0] * 1.2, None))
+    with pytest.raises(UnavailableError, match=r"bfloat16-eager gives other features than plain float32"):
+        lowered.self_check()
+
+
+def test_without_a_compiler_one_line_says_so(weights, monkeypatch):
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    with pytest.raises(UnavailableError, match=r"there is no C\+\+ compiler.*leave `compiled` out"):
+        InceptionFeatures(weights=weights, compiled=True)
+
+
+def small_trunk():
+    torch.manual_seed(0)
+    layers = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+    )
+
+    class Trunk(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = layers
+
+        def forward(self, x):
+            return self.layers(x), None
+
+    return Trunk().eval().requires_grad_(False)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(networks.no_compiler(torch.device("cpu"))), reason="no C++ compiler")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_compiled_trunk_gives_the_same_numbers(precision):
+    runner = networks.Runner(
+        small_trunk(), name="small", device=torch.device("cpu"), precision=precision, compiled=True
+    )
+    x = torch.randn(16, 3, 20, 20)
+    with torch.inference_mode():
+        found, expected = runner(x)[0].float(), runner(x, plain=True)[0]
+    assert runner.backend == f"{precision}-compiled"
+    tolerance = {"float32": 1e-5, "bfloat16": 2e-2}[precision]
+    assert torch.allclose(found, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_what_a_compiler_says_becomes_one_line(monkeypatch):
+    def fail(*_):
+        raise RuntimeError("CppCompileError: no header\nand a page of output")
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: fail)
+    monkeypatch.setattr(networks, "no_compiler", lambda _: "")
+    runner = networks.Runner(small_trunk(), name="small", device=torch.device("cpu"), compiled=True)
+    with pytest.raises(UnavailableError, match=r"'small' can't be compiled here \(CppCompileError: no header\)"):
+        runner(torch.zeros(1, 3, 20, 20))
+
+
+def test_images_may_lie_on_a_device(extractor, few):
+    batch = images(2)
+    assert torch.equal(extractor(torch.from_numpy(batch)).features, extractor(batch).features)
 
 
 class Colour(torch.utils.data.Dataset):

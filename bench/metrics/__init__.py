@@ -4,7 +4,9 @@ Usable alone: nothing here knows a suite, a training or where results are kept, 
 `errors`, `seeds` and `registry`. Everywhere real comes before generated, by keyword; statistics are taken in float64.
 
 - `records`: what every measure is called, its range and better direction (imports neither NumPy nor torch)
-- `features`: what a feature extractor is, and random features; `domain`, `inception`: the other extractors
+- `features`: what a feature extractor is, and random features; `domain`, `radiomics`: others that need no file
+- `inception`, `fidelity` (VGG-16, CLIP, DINOv2), `exported` (TorchScript, ONNX): networks; `networks`: what these share,
+  bfloat16 and compilation; `weights`: where their files come from (imports no torch); `vit`: DINOv2's transformer
 - `frechet`, `kernel`, `inception_score`, `manifold`: measures on features
 - `similarity`, `memorization`: measures on images
 - `statistics`: means, resampling of subjects, intervals; `cost`: seconds, bytes, parameters

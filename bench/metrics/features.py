@@ -1,8 +1,8 @@
 """What a feature extractor is, and the one that needs no training and no file: random convolutions.
 
 An extractor turns stored images (uint8 [n, C, H, W]) into numbers per image, in batches of one fixed size, so that an
-image's numbers don't depend on how many others are measured with it. The domain's and Inception's extractors live in
-`domain` and `inception` and are offered here under their names without being imported before they are asked for.
+image's numbers don't depend on how many others are measured with it. The other extractors live in modules of their own; two
+are offered here under their names without being imported before they are asked for.
 """
 
 from __future__ import annotations
@@ -79,22 +79,23 @@ class FeatureExtractor(ABC):
     def _extract(self, images: UInt8[Tensor, "n c h w"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n k"] | None]:
         """Return features and logits of one full batch that lies on the device; called without gradients."""
 
-    def __call__(self, images: Images) -> Extracted:
-        """Extract features of uint8 images [n, C, H, W].
+    def __call__(self, images: Images | UInt8[Tensor, "n c h w"]) -> Extracted:
+        """Extract features of uint8 images [n, C, H, W]: an array, or a tensor on any device, which stays where it is.
 
         Raises:
             ValueError: another dtype or shape, or no images.
         """
-        if images.ndim != 4 or images.dtype != np.uint8 or not len(images):
+        if images.ndim != 4 or images.dtype not in (np.uint8, torch.uint8) or not len(images):
             raise ValueError(f"expected uint8 images [n, C, H, W], got {images.dtype} {list(images.shape)}")
         features, logits = [], []
         for start in range(0, len(images), self.batch_size):
-            batch = np.array(images[start : start + self.batch_size])
+            part = images[start : start + self.batch_size]
+            batch = (part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))).to(self.device)
             count = len(batch)
             if count < self.batch_size:
-                batch = np.concatenate([batch, np.repeat(batch[-1:], self.batch_size - count, axis=0)])
+                batch = torch.cat([batch, batch[-1:].expand(self.batch_size - count, -1, -1, -1)])
             with torch.inference_mode():
-                found, scores = self._extract(torch.from_numpy(batch).to(self.device))
+                found, scores = self._extract(batch)
             features.append(found[:count].float().cpu())
             if scores is not None:
                 logits.append(scores[:count].float().cpu())
