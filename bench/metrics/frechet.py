@@ -116,13 +116,11 @@ class FrechetReference:
             distances[index] = _combine(self._mean + shift - mean, float(trace), factor, overlap)
         return distances
 
-    def extrapolated(
-        self, generated: Any, *, orders: int = ORDERS, seed: int = 0, whole: float | None = None
-    ) -> float:
+    def extrapolated(self, generated: Any, *, orders: int = ORDERS, seed: int = 0, whole: float | None = None) -> float:
         """Return `frechet_distance_infinity` to features [m, d]; `whole` is `distance(generated)` where it is known.
 
         Of fewer images than features, a part's overlap is taken from a part of one product of all images; of more, from
-        the R of its own QR decomposition. Either way nothing of the size d x d is decomposed that is larger than n x n.
+        the Cholesky factors of its covariances. Nothing larger than min(n, d) rows and columns is decomposed.
         """
         other = feature_matrix(generated, "generated")
         if min(len(self._features), len(other)) < LEAST:
@@ -164,7 +162,7 @@ class _Products:
         n, m = len(first), len(second)
         d = self._sides[0].shape[1]
         if min(n, m) > d:
-            (mean, factor), (other_mean, other) = _moments(self._sides[0][first]), _moments(self._sides[1][second])
+            (mean, factor), (other_mean, other) = _rough(self._sides[0][first]), _rough(self._sides[1][second])
             overlap = np.linalg.svd(factor @ other.T, compute_uv=False).sum()
             return _combine(mean - other_mean, float((factor**2).sum()), other, overlap)
         if self._product is None:
@@ -188,6 +186,16 @@ def _moments(features: Array) -> tuple[Array, Array]:
     if factor.shape[0] > factor.shape[1]:
         factor = np.linalg.qr(factor, mode="r")
     return mean, factor
+
+
+def _rough(features: Array) -> tuple[Array, Array]:
+    """Return what `_moments` does, from the covariance itself: faster, but right to 1e-8 of its largest deviation only."""
+    mean = features.mean(axis=0)
+    centred = features - mean
+    try:
+        return mean, np.linalg.cholesky(centred.T @ centred / (len(features) - 1)).T
+    except np.linalg.LinAlgError:  # features that depend on each other
+        return _moments(features)
 
 
 def _combine(difference: Array, trace: float, factor: Array, overlap: float) -> float:

@@ -65,7 +65,9 @@ class GaussianKernelReference(KernelReference):
         features = feature_matrix(real, "real")
         self.bandwidth = median_bandwidth(features) if bandwidth is None else float(bandwidth)
         if not self.bandwidth > 0 or not np.isfinite(self.bandwidth):
-            raise ValueError(f"the kernel's bandwidth must be above 0, got {self.bandwidth:g}: are the real images alike?")
+            raise ValueError(
+                f"the kernel's bandwidth must be above 0, got {self.bandwidth:g}: are the real images alike?"
+            )
         centre = features.mean(axis=0)
 
         def kernel(x: Array, y: Array) -> Array:
