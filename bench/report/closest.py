@@ -30,7 +30,7 @@ def _draw(results: Results, line: Line) -> Picture | None:
     height, width = tile_size(generated.shape[-2:])
     sheet = montage([generated[:PER_CLASS], training[:PER_CLASS]], height, width)
     h, w = sheet.shape[:2]
-    left, top, bottom = 160, 6, 44
+    left, top, bottom = 190, 6, 44
     full_width, full_height = left + w + 8, top + h + bottom
     figure = new_figure(results, full_width / DPI, full_height / DPI, constrained=False)
     axes = figure.add_axes((left / full_width, bottom / full_height, w / full_width, h / full_height))
@@ -41,11 +41,10 @@ def _draw(results: Results, line: Line) -> Picture | None:
     shown = ratios[:PER_CLASS]
     axes.set_xticks([(index + 0.5) * (width + 2) for index in range(len(shown))], [f"{ratio:.2f}" for ratio in shown])
     axes.tick_params(length=0)
-    axes.set_xlabel(plain(_judged(shown, threshold)))
     caption = (
         f"Above: images made by {line.generator}{_seed(line, run)}. Below each: the training image it is nearest to. The "
-        f"number is its distance to that one over the mean distance to the next fifty: a copy's is near 0; below "
-        f"{threshold:.2f} lies one validation image in a hundred."
+        f"number is its distance to that one over the mean distance to the next fifty: a copy's is near 0. "
+        f"{_judged(shown, threshold).capitalize()}: one validation image in a hundred lies there."
     )
     name = f"Closest to training images: {line.generator}"
     alt = (
