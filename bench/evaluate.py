@@ -197,12 +197,12 @@ class Scorer:
 
     def score(
         self, draw: Draw, *, conditional: bool, emit: Callable[..., None]
-    ) -> tuple[list[dict[str, Any]], dict[str, list[float | None]]]:
+    ) -> tuple[list[dict[str, Any]], dict[str, list[Any]]]:
         """Score `spec.draws` draws.
 
         Returns:
-            Rows of scores (see the results' schema), and for every Fréchet distance its bootstrap replicates over test
-            subjects, keyed 'class/features/measure'.
+            Rows of scores (see the results' schema), and of every distance its bootstrap replicates over test subjects,
+            keyed 'class/features/measure'. What could not be had is None, and the row's flag says why.
         """
         values: dict[tuple[str, str, str], list[float]] = {}
         reasons: dict[tuple[str, str, str], str] = {}
