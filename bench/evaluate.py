@@ -379,7 +379,13 @@ class Scorer:
 
 
 def class_accuracy(logits: torch.Tensor, labels: np.ndarray) -> float:
-    """Share of images whose largest logit is their label's."""
+    """Share of images whose largest logit is their label's.
+
+    Raises:
+        ValueError: a logit that is not finite: the largest of such would be anything.
+    """
+    if not torch.isfinite(logits).all():
+        raise ValueError("logits: some are not finite")
     return float((logits.argmax(1).numpy() == labels).mean())
 
 

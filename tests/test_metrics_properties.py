@@ -251,6 +251,14 @@ def test_what_can_not_be_measured_is_no_number_with_a_reason():
     on_features = {name for name, measure in MEASURES.items() if measure.needs == "features"}
     assert {name for name, value in found.values.items() if np.isnan(value)} == on_features
     assert all("1 of 96 rows" in found.reasons[name] for name in on_features)
+    bad = logits(OTHER).clone()
+    bad[0, 0] = torch.inf
+    found = FeatureSide(features(REAL), ALL).scores(features(OTHER), bad, seed=0)
+    assert {name for name, value in found.values.items() if np.isnan(value)} == {
+        name for name in MEASURES if name.startswith("inception_score")
+    }
+    with pytest.raises(ValueError, match="not finite"):
+        class_accuracy(bad, LABELS)
     rows = [np.arange(N)] * 2
     assert np.isnan(FeatureSide(features(REAL), ALL).resampled("frechet_distance", broken, rows)).all()
 
