@@ -21,5 +21,13 @@ def write_closest(run: Path, pairs: ClosestPairs | None) -> None:
     if pairs is None:
         path.unlink(missing_ok=True)
         return
-    arrays = {"generated": pairs.generated, "training": pairs.training, "ratios": pairs.ratios}
-    write_with(path, lambda file: np.savez_compressed(file, threshold=np.float64(pairs.threshold), **arrays))
+    write_with(
+        path,
+        lambda file: np.savez_compressed(
+            file,
+            generated=pairs.generated,
+            training=pairs.training,
+            ratios=pairs.ratios,
+            threshold=np.float64(pairs.threshold),
+        ),
+    )

@@ -105,9 +105,9 @@ class FeatureSide:
         return f"{PARTS} parts" if name.startswith("inception_score_parts") else ""
 
     def _reference(self, name: str) -> FrechetReference | KernelReference:
-        return {"frechet_distance": lambda: self._frechet, "kernel_distance": lambda: self._kernel}.get(
-            name, lambda: self._gaussian
-        )()
+        if name == "frechet_distance":
+            return self._frechet
+        return self._kernel if name == "kernel_distance" else self._gaussian
 
     @cached_property
     def _frechet(self) -> FrechetReference:
