@@ -27,7 +27,7 @@ from bench.metrics.similarity import (
     nmse_pairs,
     psnr_pairs,
     scales_of,
-    similar_pairs,
+    similar_within,
     ssim_pairs,
 )
 from bench.metrics.statistics import Array
@@ -156,9 +156,9 @@ class ImageSide:
         return f"{LEVELS} bins" if name.startswith("intensity_") else ""
 
     def _alike(self, names: Sequence[str], images: Images, labels: NDArray[np.integer], seed: int) -> list[float]:
-        left, right = diversity_pairs(labels=labels, pairs=DIVERSITY_PAIRS, seed=seed)
+        pairs = diversity_pairs(labels=labels, pairs=DIVERSITY_PAIRS, seed=seed)
         scales = self._scales if "ms_ssim_diversity" in names else 1
-        both = similar_pairs(first=images[left], second=images[right], scales=scales)
+        both = similar_within(images=images, pairs=pairs, scales=scales)
         means = {"ssim_diversity": float(both[0].mean()), "ms_ssim_diversity": float(both[1].mean())}
         return [means[name] for name in names]
 

@@ -36,6 +36,8 @@ MOST_PSNR = float(10 * np.log10(12 * DATA_RANGE**2))
 _C1, _C2 = (0.01 * DATA_RANGE) ** 2, (0.03 * DATA_RANGE) ** 2
 _CHUNK = 64
 """Pairs at a time, which bounds the memory."""
+_KEPT_BYTES = 128 * 2**20
+"""What pairs within one set may keep of its images."""
 
 
 def ssim_pairs(*, first: Images, second: Images) -> Array:
@@ -94,8 +96,24 @@ def similar_pairs(*, first: Images, second: Images, scales: int) -> tuple[Array,
     single, multiple = np.empty(len(first)), np.empty(len(first))
     for start in range(0, len(first), _CHUNK):
         part = slice(start, start + _CHUNK)
-        single[part], multiple[part] = _similar(first[part].astype(np.float64), second[part].astype(np.float64), scales)
+        both = np.concatenate([first[part], second[part]])
+        single[part], multiple[part] = _similar(both, np.arange(len(both)).reshape(2, -1), scales)
     return single, multiple
+
+
+def similar_within(*, images: Images, pairs: NDArray[np.integer], scales: int) -> tuple[Array, Array]:
+    """Return what `similar_pairs` does for pairs of images of one set; each image's own part is worked out once.
+
+    Args:
+        images: uint8 [n, C, H, W].
+        pairs: indices of them, shape [2, k].
+        scales: see `ms_ssim_pairs`.
+    """
+    used, places = np.unique(pairs, return_inverse=True)
+    if len(used) * images[0].size * 3 * 8 > _KEPT_BYTES:  # as floats, with a mean and a variance for each pixel
+        return similar_pairs(first=images[pairs[0]], second=images[pairs[1]], scales=scales)
+    similar_pairs(first=images[:1], second=images[:1], scales=scales)  # the same errors
+    return _similar(images[used], places.reshape(pairs.shape), scales)
 
 
 def mse_pairs(*, first: Images, second: Images) -> Array:
@@ -151,8 +169,8 @@ def ssim_diversity(*, images: Images, labels: NDArray[np.integer], pairs: int = 
     Raises:
         ValueError: no class has two images; or see `ssim_pairs`.
     """
-    left, right = diversity_pairs(labels=labels, pairs=pairs, seed=seed)
-    return float(ssim_pairs(first=images[left], second=images[right]).mean())
+    chosen = diversity_pairs(labels=labels, pairs=pairs, seed=seed)
+    return float(similar_within(images=images, pairs=chosen, scales=1)[0].mean())
 
 
 def ms_ssim_diversity(*, images: Images, labels: NDArray[np.integer], pairs: int = 200, seed: int = 0) -> float:
@@ -160,8 +178,9 @@ def ms_ssim_diversity(*, images: Images, labels: NDArray[np.integer], pairs: int
 
     In [0, 1]; read it as that one, and only beside numbers of as many scales (`scales_of`).
     """
-    left, right = diversity_pairs(labels=labels, pairs=pairs, seed=seed)
-    return float(ms_ssim_pairs(first=images[left], second=images[right]).mean())
+    chosen = diversity_pairs(labels=labels, pairs=pairs, seed=seed)
+    scales = scales_of(images.shape[2], images.shape[3])
+    return float(similar_within(images=images, pairs=chosen, scales=scales)[1].mean())
 
 
 def diversity_pairs(*, labels: NDArray[np.integer], pairs: int, seed: int) -> NDArray[np.int64]:
@@ -196,14 +215,14 @@ def _window(size: int, radius: int) -> Array:
     return matrix
 
 
-def _similar(x: Array, y: Array, scales: int) -> tuple[Array, Array]:
-    """SSIM at the first scale, and the product over the scales."""
+def _similar(images: Images, pairs: NDArray[np.integer], scales: int) -> tuple[Array, Array]:
+    """SSIM at the first scale, and the product over the scales, of pairs [2, k] of images [n, C, H, W]."""
     weights = np.array(WEIGHTS[:scales]) / sum(WEIGHTS[:scales])
-    single, product = np.empty(0), np.ones(len(x))
+    single, product = np.empty(0), np.ones(pairs.shape[1])
+    x = images.astype(np.float64)
     for scale in range(scales):
-        if scale:
-            x, y = _halved(x), _halved(y)
-        ssim, contrast = _ssim(x, y)
+        x = _halved(x) if scale else x
+        ssim, contrast = _ssim(x, pairs)
         single = single if scale else ssim
         product *= np.maximum(ssim if scale == scales - 1 else contrast, 0) ** weights[scale]
     return single, product
@@ -218,7 +237,7 @@ def _halved(images: Array) -> Array:
     return halves
 
 
-def _ssim(x: Array, y: Array) -> tuple[Array, Array]:
+def _ssim(x: Array, pairs: NDArray[np.integer]) -> tuple[Array, Array]:
     """SSIM of each pair, and its contrast-structure term alone, each a mean over channels and positions."""
     height, width = x.shape[2:]
     radius = min(RADIUS, (min(height, width) - 1) // 2)
@@ -228,12 +247,21 @@ def _ssim(x: Array, y: Array) -> tuple[Array, Array]:
         smooth: Array = rows @ values @ columns.T
         return smooth
 
-    mean_x, mean_y = blur(x), blur(y)
-    variances = blur(x * x) - mean_x**2 + blur(y * y) - mean_y**2
-    covariance = blur(x * y) - mean_x * mean_y
-    contrast = (2 * covariance + _C2) / (variances + _C2)
-    ssim = contrast * (2 * mean_x * mean_y + _C1) / (mean_x**2 + mean_y**2 + _C1)
-    return np.asarray(ssim.mean(axis=(1, 2, 3))), np.asarray(contrast.mean(axis=(1, 2, 3)))
+    starts = range(0, len(x), _CHUNK)
+    mean = np.concatenate([blur(x[start : start + _CHUNK]) for start in starts])
+    variance = np.concatenate([blur(x[start : start + _CHUNK] ** 2) for start in starts]) - mean**2
+    ssim, contrast = np.empty(pairs.shape[1]), np.empty(pairs.shape[1])
+    for start in range(0, pairs.shape[1], _CHUNK):
+        part = slice(start, start + _CHUNK)
+        one, other = pairs[:, part]
+        mean_x, mean_y = mean[one], mean[other]
+        product = mean_x * mean_y
+        covariance = blur(x[one] * x[other]) - product
+        terms = (2 * covariance + _C2) / (variance[one] + variance[other] + _C2)
+        contrast[part] = terms.mean(axis=(1, 2, 3))
+        terms *= (2 * product + _C1) / (mean_x**2 + mean_y**2 + _C1)
+        ssim[part] = terms.mean(axis=(1, 2, 3))
+    return ssim, contrast
 
 
 def _check(first: Images, second: Images) -> None:
