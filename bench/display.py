@@ -50,7 +50,9 @@ def score_tables(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
         table.add_column("n", justify="right")
         for measure in measures:
             arrow = {"higher": " ↑", "lower": " ↓"}.get(MEASURES[measure].better, "")
-            table.add_column(MEASURES[measure].title + arrow, justify="right", overflow="fold")
+            about = {row["about"] for row in own if row["measure"] == measure and row["set"] == "generated"} - {""}
+            title = f"{MEASURES[measure].title} ({about.pop()})" if len(about) == 1 else MEASURES[measure].title
+            table.add_column(title + arrow, justify="right", overflow="fold")
         lines: dict[tuple[str, str, int, str], dict[str, str]] = {}
         for row in own:
             key = (row["set"], row["class"], row["n_generated"], row["flag"] or "")
@@ -62,6 +64,8 @@ def score_tables(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
 
 
 def _number(row: Mapping[str, Any]) -> str:
+    if row["mean"] is None:
+        return "–"
     spread = f" ± {row['std']:.2g}" if row["std"] is not None else ""
     ends = f"\n[{row['lower']:.3g}, {row['upper']:.3g}]" if row["lower"] is not None else ""
     return f"{row['mean']:.3g}{spread}{ends}"

@@ -6,6 +6,7 @@ spread over all test subjects, fresh generations in every draw.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +17,12 @@ import torch
 
 from bench.data.dataset import ImageDataset
 from bench.data.splits import Split
+from bench.errors import UnavailableError
+from bench.metrics.against import RECONSTRUCTIONS, RESAMPLED, FeatureSide, Found, ImageSide, reconstruction_scores
 from bench.metrics.features import Extracted, FeatureExtractor
-from bench.metrics.frechet import FrechetReference
-from bench.metrics.inception_score import inception_score
-from bench.metrics.kernel import KernelReference
-from bench.metrics.manifold import ManifoldReference
-from bench.metrics.memorization import Memorization
-from bench.metrics.records import GROUPS
-from bench.metrics.similarity import mse_pairs, ssim_diversity, ssim_pairs
+from bench.metrics.lpips import LPIPS
+from bench.metrics.memorization import ClosestPairs, Memorization
+from bench.metrics.records import GROUPS, MEASURES
 from bench.metrics.statistics import bootstrap_indices, interval, mean_std
 from bench.model import GenerativeModel
 from bench.seeds import derive, numpy_rng
@@ -32,10 +31,8 @@ from bench.suite import EvaluationSpec
 ALL = "all"
 SHOWN = 8
 """Images per class in sample grids."""
-DIVERSITY_PAIRS = 200
-
-RESAMPLED = ("frechet_distance", "kernel_distance")
-"""Measures whose interval is bootstrapped over test subjects."""
+CLOSEST = 8
+"""Generated images, the likest to a training image of all draws, that are kept to be looked at."""
 
 
 class Drawn(NamedTuple):
@@ -151,17 +148,6 @@ def spread(indices: np.ndarray, subjects: np.ndarray, seed: int, name: str) -> n
     return shuffled[np.argsort(turns, kind="stable")]
 
 
-class _Side:
-    """The real side of one set in one feature space."""
-
-    def __init__(self, features: torch.Tensor) -> None:
-        self.distances: dict[str, FrechetReference | KernelReference] = {
-            "frechet_distance": FrechetReference(features),
-            "kernel_distance": KernelReference(features),
-        }
-        self.manifold = ManifoldReference(features)
-
-
 class Scorer:
     """Scores sets of images against the real side; the real side's work is done once.
 
@@ -189,26 +175,47 @@ class Scorer:
         union = protocol.union
         at = {key: torch.from_numpy(np.searchsorted(union, indices)) for key, indices in protocol.reference.items()}
         self._sides = {
-            (key, name): _Side(real[name].features[positions]) for name in extractors for key, positions in at.items()
+            (key, name): FeatureSide(real[name].features[positions], self._names)
+            for name in extractors
+            for key, positions in at.items()
+        }
+        self._images = {
+            key: ImageSide(lambda indices=indices: data.bytes(indices), self._names)  # type: ignore[misc]
+            for key, indices in protocol.reference.items()
         }
         self._resamples = {
             key: bootstrap_indices(data.subjects[indices], spec.bootstrap, derive(split.seed, "bootstrap", key))
             for key, indices in protocol.reference.items()
         }
         self._memorization: Memorization | None = None
+        self._closest: ClosestPairs | None = None
+
+    @property
+    def closest(self) -> ClosestPairs | None:
+        """The likest pairs of generated and training image in all draws scored last; None if that was not looked for."""
+        return self._closest
 
     def score(
         self, draw: Draw, *, conditional: bool, emit: Callable[..., None]
-    ) -> tuple[list[dict[str, Any]], dict[str, list[float]]]:
+    ) -> tuple[list[dict[str, Any]], dict[str, list[Any]]]:
         """Score `spec.draws` draws.
 
         Returns:
-            Rows of scores (see the results' schema), and for every Fréchet distance its bootstrap replicates over test
-            subjects, keyed 'class/features/measure'.
+            Rows of scores (see the results' schema), and of every distance its bootstrap replicates over test subjects,
+            keyed 'class/features/measure'. What could not be had is None, and the row's flag says why.
         """
         values: dict[tuple[str, str, str], list[float]] = {}
+        reasons: dict[tuple[str, str, str], str] = {}
         counts: dict[str, int] = {}
         replicates: dict[str, list[float]] = {}
+        self._closest = None
+
+        def take(key: str, features: str, found: Found) -> None:
+            for measure, value in found.values.items():
+                values.setdefault((key, features, measure), []).append(value)
+            for measure, reason in found.reasons.items():
+                reasons.setdefault((key, features, measure), reason)
+
         for number in range(self._spec.draws):
             images, labels, subjects, known = Drawn(*draw(number))
             parts = self._protocol.parts(labels, conditional)
@@ -219,24 +226,24 @@ class Scorer:
                     chosen = torch.from_numpy(part)
                     features = extracted.features[chosen]
                     logits = None if extracted.logits is None else extracted.logits[chosen]
-                    found = self._feature_measures(key, name, features, logits)
+                    seed = derive(self._split.seed, "orders", key, number)
+                    found = self._sides[key, name].scores(features, logits, seed=seed)
                     if logits is not None and extractor.classifies and conditional:
-                        found |= self._recognised(logits, labels[part])
-                    for measure, value in found.items():
-                        values.setdefault((key, name, measure), []).append(value)
+                        self._recognised(found, logits, labels[part])
+                    take(key, name, found)
                     self._resample(replicates, key, name, features, number)
             for key, part in parts.items():
                 owners = None if subjects is None else subjects[part]
-                found = self._image_measures(key, images[part], labels[part], conditional, number, owners)
-                for measure, value in found.items():
-                    values.setdefault((key, "", measure), []).append(value)
+                take(key, "", self._image_measures(key, images[part], labels[part], conditional, number, owners))
             emit("phase", phase="scoring", fraction=(number + 1) / self._spec.draws, detail=f"draw {number + 1}")
-        rows = [self._row(key, counts[key[0]], found, replicates) for key, found in values.items()]
-        return rows + self._too_few(conditional), replicates
+        rows = [self._row(key, counts[key[0]], found, replicates, reasons.get(key)) for key, found in values.items()]
+        return rows + self._too_few(conditional), {
+            key: [value if math.isfinite(value) else None for value in found] for key, found in replicates.items()
+        }
 
     def reconstructions(self, model: GenerativeModel, device: torch.device) -> list[dict[str, Any]]:
         """Score how test images come back from encoder and decoder; no rows for families without."""
-        if "ssim_reconstruction" not in self._names:
+        if not self._names & {*RECONSTRUCTIONS, "lpips_reconstruction"}:
             return []
         indices = self._protocol.reference[ALL]
         given = self._data.bytes(indices)
@@ -249,28 +256,23 @@ class Scorer:
                 return []
             back.append((images.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
         returned = np.concatenate(back)
-        found = {
-            "ssim_reconstruction": float(ssim_pairs(first=given, second=returned).mean()),
-            "mse_reconstruction": float(mse_pairs(first=given, second=returned).mean()),
-        }
-        return [self._row((ALL, "", measure), len(indices), [value], {}) for measure, value in found.items()]
+        found = reconstruction_scores(given=given, returned=returned, names=self._names)
+        if "lpips_reconstruction" in self._names:
+            try:
+                lpips = LPIPS(device=device)
+                found.take(["lpips_reconstruction"], lambda: [lpips.pairs(first=given, second=returned).mean()])
+            except UnavailableError as error:
+                found.values["lpips_reconstruction"] = math.nan
+                found.reasons["lpips_reconstruction"] = str(error)
+        return [
+            self._row((ALL, "", measure), len(indices), [value], {}, found.reasons.get(measure))
+            for measure, value in found.values.items()
+        ]
 
-    def _feature_measures(
-        self, key: str, name: str, features: torch.Tensor, logits: torch.Tensor | None
-    ) -> dict[str, float]:
-        side = self._sides[key, name]
-        found = {measure: side.distances[measure].distance(features) for measure in RESAMPLED if measure in self._names}
-        if "inception_score" in self._names and logits is not None:
-            found["inception_score"] = inception_score(logits=logits)[0]
-        if "precision" in self._names:
-            found.update(side.manifold.scores(features))
-        return found
-
-    def _recognised(self, logits: torch.Tensor, labels: np.ndarray) -> dict[str, float]:
-        """Share of images whose class the classifier, which was trained on real ones, reads as it was asked for."""
-        if "class_accuracy" not in self._names:
-            return {}
-        return {"class_accuracy": class_accuracy(logits, labels)}
+    def _recognised(self, found: Found, logits: torch.Tensor, labels: np.ndarray) -> None:
+        """Add the share of images whose class the classifier, trained on real ones, reads as it was asked for."""
+        if "class_accuracy" in self._names:
+            found.take(["class_accuracy"], lambda: [class_accuracy(logits, labels)])
 
     def _resample(
         self, replicates: dict[str, list[float]], key: str, name: str, features: torch.Tensor, number: int
@@ -281,7 +283,7 @@ class Scorer:
             if measure in self._names and mine:
                 kept = replicates.setdefault(f"{key}/{name}/{measure}", [0.0] * self._spec.bootstrap)
                 rows = [self._resamples[key][index] for index in mine]
-                values = self._sides[key, name].distances[measure].resampled(features, rows)
+                values = self._sides[key, name].resampled(measure, features, rows)
                 for index, value in zip(mine, values.tolist(), strict=True):
                     kept[index] = value
 
@@ -293,33 +295,56 @@ class Scorer:
         conditional: bool,
         number: int,
         subjects: np.ndarray | None,
-    ) -> dict[str, float]:
-        found: dict[str, float] = {}
-        if "ssim_diversity" in self._names:
-            seed = derive(self._split.seed, "pairs", key, number)
-            within = labels if conditional else np.zeros(len(images), np.int64)
-            found["ssim_diversity"] = ssim_diversity(images=images, labels=within, pairs=DIVERSITY_PAIRS, seed=seed)
+    ) -> Found:
+        seed = derive(self._split.seed, "pairs", key, number)
+        within = labels if conditional else np.zeros(len(images), np.int64)
+        found = self._images[key].scores(images, within, seed=seed)
         if "memorization" in self._names and key == ALL:
-            if self._memorization is None:
-                self._memorization = Memorization(
-                    training=self._data.bytes(self._split.train),
-                    validation=self._data.bytes(self._split.validation),
-                    validation_subjects=self._data.subjects[self._split.validation],
-                )
-            result = self._memorization(images, subjects)
-            found["memorization"], found["near_copies"] = result.c_t, result.near_copies
+            found.take(["memorization", "near_copies"], lambda: self._memorized(images, subjects))
         return found
 
+    def _memorized(self, images: np.ndarray, subjects: np.ndarray | None) -> tuple[float, float]:
+        if self._memorization is None:
+            self._memorization = Memorization(
+                training=self._data.bytes(self._split.train),
+                validation=self._data.bytes(self._split.validation),
+                validation_subjects=self._data.subjects[self._split.validation],
+            )
+        result = self._memorization(images, subjects)
+        pairs = result.closest(CLOSEST)
+        self._closest = ClosestPairs(
+            images[[own for own, _ in pairs]],
+            self._data.bytes(self._split.train[[other for _, other in pairs]]),
+            result.ratios[[own for own, _ in pairs]],
+            result.threshold,
+        ).joined(self._closest, CLOSEST)
+        return result.c_t, result.near_copies
+
     def _row(
-        self, key: tuple[str, str, str], n_generated: int, found: list[float], replicates: dict[str, list[float]]
+        self,
+        key: tuple[str, str, str],
+        n_generated: int,
+        found: list[float],
+        replicates: dict[str, list[float]],
+        reason: str | None = None,
     ) -> dict[str, Any]:
+        """The row of a number; where it could not be had of every draw there is none, and the flag says why."""
         group, features, measure = key
+        bad = sum(not math.isfinite(value) for value in found)
         mean, std = mean_std(found)
         n_real = len(self._protocol.reference[group])
         low = high = None
-        if (resampled := replicates.get("/".join(key))) and len(resampled) > 1:
+        if (
+            (resampled := replicates.get("/".join(key)))
+            and len(resampled) > 1
+            and np.isfinite([mean, *resampled]).all()
+        ):
             low, high = interval(mean, np.asarray(resampled))
         flags = []
+        if bad:
+            why = (reason or "no reason is known").replace(",", " ").replace(";", ":")  # flags are parted at both
+            of = f" of {bad} of {len(found)} draws" if len(found) > 1 else ""
+            flags.append(f"no {MEASURES[measure].title}{of}: {why}")
         if features and n_generated < 2 * self._extractors[features].dimensions:
             flags.append("n < 2d")
         if n_generated < n_real:
@@ -328,15 +353,16 @@ class Scorer:
             "class": group,
             "features": features,
             "measure": measure,
-            "mean": mean,
-            "std": std if len(found) > 1 else None,
+            "mean": None if bad else mean,
+            "std": std if len(found) > 1 and not bad else None,
             "draws": len(found),
             "n_real": n_real,
             "n_generated": n_generated,
             "lower": low,
             "upper": high,
             "flag": "; ".join(flags),
-            "values": found,
+            "about": self._sides[group, features].about(measure) if features else self._images[group].about(measure),
+            "values": [value if math.isfinite(value) else None for value in found],
         }
 
     def _too_few(self, conditional: bool) -> list[dict[str, Any]]:
@@ -345,7 +371,7 @@ class Scorer:
         counts = np.bincount(self._data.labels[self._split.test], minlength=self._data.num_classes)
         return [
             {"class": name, "features": features, "measure": "frechet_distance", **empty, "n_real": int(count)}
-            | {"flag": "too few", "values": []}
+            | {"flag": "too few", "about": "", "values": []}
             for name, few, count in zip(self._protocol.class_names, self._protocol.few, counts, strict=True)
             if few and conditional and self._data.num_classes > 1
             for features in self._extractors
@@ -353,7 +379,13 @@ class Scorer:
 
 
 def class_accuracy(logits: torch.Tensor, labels: np.ndarray) -> float:
-    """Share of images whose largest logit is their label's."""
+    """Share of images whose largest logit is their label's.
+
+    Raises:
+        ValueError: a logit that is not finite: the largest of such would be anything.
+    """
+    if not torch.isfinite(logits).all():
+        raise ValueError("logits: some are not finite")
     return float((logits.argmax(1).numpy() == labels).mean())
 
 

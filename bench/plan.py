@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.external import fingerprint as external_fingerprint
-from bench.metrics.records import MEASURES
+from bench.metrics.records import GROUPS, MEASURES
 from bench.metrics.weights import EXPORTED_VERSION, ORIGINS, known_file, sha256
 from bench.registry import FEATURES, GENERATORS
 from bench.store import Store, digest, diverged, evaluated, trained
@@ -167,18 +167,20 @@ def make_plan(
     # what extractors depend on lies in the reference's id, by content and not by path
     protocol = suite.evaluation.model_dump(mode="json", exclude={"inception_weights", "extractors"})
     features = {key: protocol[key] for key in ("features", "samples_per_draw", "few", "bootstrap")}
-    versions = {name: measure.version for name, measure in MEASURES.items()}
+    # of the measures asked for, or taken of the real side itself: a new one elsewhere leaves what stands
+    real_side = [MEASURES[name].version for name in ("frechet_distance", "inception_score")]
+    versions = {name: MEASURES[name].version for group in suite.evaluation.measures for name in GROUPS[group]}
     extractors = {
         name: FEATURES.describe(name).attributes.get("version") if name in FEATURES.names() else EXPORTED_VERSION
         for name in suite.evaluation.features
     }
     progress = suite.progress.model_dump(mode="json")
     reference_id = digest(
-        [conditions, features, progress["samples"], extractors, extractor_states(suite), EVALUATION_VERSION, versions]
+        [conditions, features, progress["samples"], extractors, extractor_states(suite), EVALUATION_VERSION, real_side]
     )
     rows = []
     for name in FLOORS if fresh else FLOORS[:1]:
-        eval_id = digest([name, reference_id, protocol])
+        eval_id = digest([name, reference_id, protocol, versions])
         rows.append(Row(name, "floor", 0, None, reference_id, eval_id, store.run(name, 0, reference_id)))
     for spec in suite.generators:
         role, what = _what(spec)
@@ -187,7 +189,7 @@ def make_plan(
             train_id = digest([conditions, what, trained_by, progress, TRAINING_VERSION])
             if spec.folder is not None:
                 train_id = digest([conditions, what, seed])
-            eval_id = digest([train_id, reference_id, protocol])
+            eval_id = digest([train_id, reference_id, protocol, versions])
             rows.append(Row(spec.row, role, seed, spec, train_id, eval_id, store.run(spec.row, seed, train_id)))
     return Plan(suite, store, reference_id, threads, device, precision, tuple(rows))
 

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
+from bench.closest import write_closest
 from bench.data.dataset import ImageDataset
 from bench.data.splits import Split
 from bench.environment import environment
@@ -401,6 +402,7 @@ def _evaluate(
     if isinstance(maker, GenerativeModel):
         scores += scorer.reconstructions(maker, device)
     _write_samples(run, *draw(0, scored=False)[:2], protocol.shown() if maker.conditional else None, data.num_classes)
+    write_closest(run, scorer.closest if suite.patient_images else None)
     _write_evaluation(run, {**base, "eval_id": job["eval_id"]}, scores, replicates)
 
 

@@ -7,6 +7,7 @@ floor: one half of the real images against the other, beside the generated ones 
 from __future__ import annotations
 
 import io
+import math
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -40,9 +41,12 @@ DARK = 32768
 """Half the range of 16 bits."""
 COLUMNS = (
     "set", "class", "features", "measure", "mean", "std", "draws", "n_real", "n_generated", "lower", "upper", "flag",
+    "about",
 )  # fmt: skip
 _NOT_WITHOUT_TRAINING = ("domain",)
-_AT_HALF = ("frechet_distance", "kernel_distance", "precision_recall")
+_AT_HALF = (
+    "frechet_distance", "frechet_distance_infinity", "kernel_distance", "gaussian_kernel_distance", "precision_recall",
+)  # fmt: skip
 
 Say = Callable[[str], None]
 
@@ -143,7 +147,7 @@ def score(request: Request, say: Say, device: torch.device, told: dict[str, Any]
     draw = _draws(generated, generated_found, protocol, conditional, request.seed)
     scorer = Scorer(data, split, protocol, spec, extractors, _rows_of(real_found, protocol.union))
     found, _ = scorer.score(draw, conditional=conditional, emit=lambda *_, **__: None)
-    rows = [{"set": "generated", **row} for row in found if row["mean"] is not None]
+    rows = [{"set": "generated", **row} for row in found if row["draws"]]  # not classes that are too small
     rows += _floor(request, data, split, spec, extractors, real, real_found, generated, generated_found)
     return [{key: row.get(key) for key in COLUMNS} for row in rows]
 
@@ -508,10 +512,12 @@ def _floor(
             rows, _ = scorer.score(lambda _, drawn=drawn: drawn, conditional=False, emit=lambda *_, **__: None)  # type: ignore[misc]
             for row in rows:
                 key = (name, row["features"], row["measure"])
-                values.setdefault(key, []).append(row["mean"])
-                template[key] = row
+                values.setdefault(key, []).append(math.nan if row["mean"] is None else row["mean"])
+                if key not in template or row["mean"] is None:  # its flag says why there is no number
+                    template[key] = row
     return [
-        {**template[key], "set": key[0], "mean": float(np.mean(found)), "std": float(np.std(found, ddof=1))}
-        | {"draws": len(found)}
+        {**template[key], "set": key[0], "mean": mean if math.isfinite(mean) else None}
+        | {"std": float(np.std(found, ddof=1)) if math.isfinite(mean) else None, "draws": len(found)}
         for key, found in values.items()
+        for mean in [float(np.mean(found))]
     ]

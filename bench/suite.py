@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bench.errors import InputError
-from bench.metrics.records import GROUPS
+from bench.metrics.records import GROUPS, ON_REQUEST
 from bench.registry import FEATURES, GENERATORS, SOURCES, suggestion
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -153,7 +153,7 @@ class EvaluationSpec(_Model):
     draws: int = Field(20, ge=2, description="fresh generations behind every mean and deviation")
     samples_per_draw: int = Field(200, ge=10, description="per class; the smallest sufficient test class bounds it")
     few: int = Field(50, ge=10, description="a class with fewer test images is reported as too few")
-    measures: tuple[str, ...] = tuple(GROUPS)
+    measures: tuple[str, ...] = tuple(group for group in GROUPS if group not in ON_REQUEST)
     extractors: dict[str, ExtractorSpec] = Field(
         default_factory=dict, description="how features are computed, and networks of one's own; by the features' name"
     )

@@ -79,7 +79,7 @@ def evaluate_translator(
     seed: int,
     device: torch.device,
     emit: Callable[..., None],
-) -> tuple[list[dict[str, Any]], dict[str, list[float]], dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], dict[str, list[Any]], dict[str, Any]]:
     """Score translated and untranslated images.
 
     Returns:

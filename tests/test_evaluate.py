@@ -1,5 +1,6 @@
 """The protocol: equal n on both sides, every subject shown, the test split's proportions, rows for small classes."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -140,3 +141,121 @@ def test_each_image_goes_through_the_extractor_once(scorer):
         lambda labels, _: np.zeros((len(labels), 1, 12, 12), np.uint8) + labels[:, None, None, None].astype(np.uint8),
     )
     assert extractor.calls - before == 4, "one pass per draw serves every class and measure"
+
+
+def rows_of(scorer, images_of, conditional=True):
+    return {(row["class"], row["features"], row["measure"]): row for row in score(scorer, images_of, conditional)[0]}
+
+
+def noisy(seed=1):
+    rng = np.random.default_rng(seed)
+    return lambda labels, _: rng.integers(0, 256, (len(labels), 1, 12, 12), dtype=np.uint8)
+
+
+def test_rows_say_what_belongs_to_a_measures_name(scorer):
+    rows = rows_of(scorer, noisy())
+    assert rows[ALL, "", "ms_ssim_diversity"]["about"] == "1 scale"
+    assert rows[ALL, "", "intensity_kl"]["about"] == "256 bins"
+    assert rows["a", "pixels", "gaussian_kernel_distance"]["about"].startswith("bandwidth ")
+    assert rows["a", "pixels", "frechet_distance_infinity"]["about"] == "n times 0.5, 0.625, 0.75, 1 in 2 orders"
+    assert rows[ALL, "pixels", "frechet_distance"]["about"] == ""
+    assert rows["a", "pixels", "gaussian_kernel_distance"]["lower"] is not None, "resampled over subjects"
+
+
+class Broken(Pixels):
+    """Gives a value that is not finite for the first image of its second draw."""
+
+    def __call__(self, images):
+        found = super().__call__(images).features
+        if self.calls == self.broken_at:
+            found[0, 0] = torch.nan
+        return Extracted(found, None)
+
+
+def test_a_draw_that_fails_is_never_averaged_away():
+    data, split = world([60, 40])
+    spec = EvaluationSpec(draws=3, samples_per_draw=30, few=20, bootstrap=6)
+    protocol = make_protocol(data, split, spec)
+    extractor = Broken()
+    extractor.broken_at = 3  # one call for the real side, then one for each draw
+    real = {"pixels": extractor(data.bytes(protocol.union))}
+    subject = Scorer(data, split, protocol, spec, {"pixels": extractor}, real)
+    labels, images_of = protocol.labels(True), noisy()
+    found, replicates = subject.score(
+        lambda number: (images_of(labels, number), labels), conditional=True, emit=lambda *_, **__: None
+    )
+    rows = {(row["class"], row["measure"]): row for row in found}
+    broken = rows[ALL, "frechet_distance"]
+    assert broken["mean"] is broken["std"] is broken["lower"] is None
+    assert [value is None for value in broken["values"]] == [False, True, False], "the others stay to be seen"
+    expected = "no Fréchet distance of 1 of 3 draws: generated: 1 of 60 rows hold values that are not finite"
+    assert expected in broken["flag"]
+    assert not set(",;") & set(expected)
+    assert rows[ALL, "precision"]["mean"] is None
+    assert rows["b", "frechet_distance"]["mean"] > 0, "the class without the broken image stands"
+    assert rows[ALL, "ssim_diversity"]["mean"] is not None
+    assert [value is None for value in replicates[f"{ALL}/pixels/frechet_distance"]] == [False, True, False] * 2
+    json.dumps(found, allow_nan=False)
+    json.dumps(replicates, allow_nan=False)
+
+
+def test_too_few_images_for_neighbours_are_a_reason_and_no_crash():
+    data, split = world([40])
+    spec = EvaluationSpec(draws=2, samples_per_draw=30, few=20, bootstrap=0)
+    protocol = make_protocol(data, split, spec)
+    extractor = Pixels()
+    real = {"pixels": extractor(data.bytes(protocol.union))}
+    subject = Scorer(data, split, protocol, spec, {"pixels": extractor}, real)
+    images = noisy()(np.zeros(3), 0)
+    found, _ = subject.score(lambda _: (images, np.zeros(3, int)), conditional=False, emit=lambda *_, **__: None)
+    rows = {row["measure"]: row for row in found}
+    assert rows["recall"]["mean"] is None
+    assert "needs more than 3 images" in rows["recall"]["flag"]
+    assert "4 or more images" in rows["frechet_distance_infinity"]["flag"]
+    assert rows["frechet_distance"]["mean"] > 0
+
+
+def test_the_closest_pairs_of_all_draws_are_kept(scorer):
+    data, split, protocol, _, subject = scorer
+    images_of = noisy()
+
+    def draw(number):
+        labels = protocol.labels(True)
+        images = images_of(labels, number)
+        images[number] = data.bytes(split.train[[number + 5]])[0]  # each draw holds one copy
+        return images, labels
+
+    subject.score(draw, conditional=True, emit=lambda *_, **__: None)
+    pairs = subject.closest
+    assert len(pairs.generated) == 8
+    assert (np.diff(pairs.ratios) >= 0).all()
+    copied = {pair.tobytes() for pair in pairs.training[:4]}
+    assert copied == {image.tobytes() for image in data.bytes(split.train[5:9])}
+    assert np.array_equal(pairs.generated[:4], pairs.training[:4])
+    assert (pairs.ratios[:4] < pairs.threshold).all()
+
+
+def test_reconstructions_are_measured_and_lpips_says_what_it_lacks(monkeypatch, tmp_path):
+    monkeypatch.setenv("BENCH_LPIPS_WEIGHTS", str(tmp_path))
+    data, split = world([60])
+    measures = ("ssim", "psnr", "lpips")
+    spec = EvaluationSpec(draws=2, samples_per_draw=30, few=20, bootstrap=0, measures=measures)
+    protocol = make_protocol(data, split, spec)
+    extractor = Pixels()
+    subject = Scorer(
+        data, split, protocol, spec, {"pixels": extractor}, {"pixels": extractor(data.bytes(protocol.union))}
+    )
+    half = SimpleNamespace(reconstruct=lambda images, labels: images / 2)
+    rows = {row["measure"]: row for row in subject.reconstructions(half, torch.device("cpu"))}
+    given = data.bytes(protocol.reference[ALL]).astype(float)
+    returned = np.rint(given.astype(np.float32) / 255 / 2 * 255)
+    error = ((given - returned) ** 2).mean(axis=(1, 2, 3))
+    assert rows["mse_reconstruction"]["mean"] == pytest.approx(error.mean() / 255**2, rel=1e-6)
+    assert rows["psnr_reconstruction"]["mean"] == pytest.approx(np.mean(10 * np.log10(255**2 / error)), rel=1e-6)
+    assert rows["nmse_reconstruction"]["mean"] == pytest.approx(
+        np.mean(error / (given**2).mean(axis=(1, 2, 3))), rel=1e-6
+    )
+    assert rows["lpips_reconstruction"]["mean"] is None
+    assert "BENCH_LPIPS_WEIGHTS" in rows["lpips_reconstruction"]["flag"]
+    assert "lpips" not in EvaluationSpec().measures
+    assert subject.reconstructions(SimpleNamespace(reconstruct=lambda *_: None), torch.device("cpu")) == []

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch_fidelity import metric_fid, metric_isc, metric_kid, metric_prc
 
-from bench.metrics.frechet import FrechetReference, frechet_distance
+from bench.metrics.frechet import FrechetReference, frechet_distance, frechet_distance_infinity
+from bench.metrics.gaussian_kernel import GaussianKernelReference, gaussian_kernel_distance
 from bench.metrics.inception_score import inception_score
 from bench.metrics.kernel import KernelReference, kernel_distance, kernel_distance_subsets
 from bench.metrics.manifold import ManifoldReference, density_coverage, precision_recall
@@ -97,7 +98,70 @@ def test_frechet_grows_with_the_fault():
     assert collapsed == sorted(collapsed)
 
 
-@pytest.mark.parametrize("measure", [frechet_distance, kernel_distance, precision_recall, density_coverage])
+@pytest.mark.parametrize(("n", "d"), [(150, 16), (300, 32)])
+def test_extrapolation_takes_the_bias_out(n, d):
+    """Gaussians of known distance: the plain estimate lies above it by many standard errors, the extrapolated one does not.
+
+    With deviations 1 and s_i and means 0.2 apart, d^2 = 0.04 d + sum (s_i - 1)^2.
+    """
+    rng = np.random.default_rng(0)
+    spread = np.linspace(0.4, 1.8, d)
+    true = 0.04 * d + ((spread - 1) ** 2).sum()
+    sides = [(rng.normal(size=(n, d)), rng.normal(size=(n, d)) * spread + 0.2) for _ in range(60)]
+    plain = np.array([frechet_distance(real=a, generated=b) for a, b in sides])
+    free = np.array([frechet_distance_infinity(real=a, generated=b) for a, b in sides])
+    error = plain.std() / math.sqrt(60)
+    assert plain.mean() - true > 8 * error
+    assert abs(free.mean() - true) < 4 * error
+    assert abs(free.mean() - true) < 0.25 * (plain.mean() - true)
+    assert free.std() < 1.3 * plain.std(), "the line adds little noise of its own"
+
+
+@pytest.mark.parametrize(("n", "m", "d"), [(300, 300, 16), (40, 60, 64), (90, 50, 60)])
+def test_extrapolation_by_the_points_of_the_line(n, m, d):
+    """The same parts through the plain distance, whichever route they take; equal to 1e-6."""
+    from bench.metrics.frechet import FRACTIONS, ORDERS
+    from bench.seeds import numpy_rng
+
+    rng = np.random.default_rng(0)
+    real, generated = rng.normal(size=(n, d)), rng.normal(size=(m, d)) * 1.3 + 0.2
+    points = [(1.0, frechet_distance(real=real, generated=generated))]
+    for fraction in FRACTIONS:
+        k, j = round(fraction * n), round(fraction * m)
+        found = []
+        for number in range(ORDERS):
+            order = numpy_rng(7, "frechet order", number)
+            one, other = order.permutation(n), order.permutation(m)
+            for part in range(2 if fraction == 0.5 else 1):
+                rows, others = one[part * k : (part + 1) * k], other[part * j : (part + 1) * j]
+                found.append(frechet_distance(real=real[rows], generated=generated[others]))
+        points.append((np.mean([n / k, m / j]), np.mean(found)))
+    expected = np.polyfit(*np.array(points).T, 1)[1]
+    assert frechet_distance_infinity(real=real, generated=generated, seed=7) == pytest.approx(expected, rel=1e-6)
+
+
+def test_extrapolation_of_features_that_depend_on_each_other():
+    """A covariance without a Cholesky factor, as of a channel that is always 0."""
+    real, generated = pair(200, 6)
+    flat = [np.concatenate([side, side[:, :1], np.zeros((len(side), 1))], axis=1) for side in (real, generated)]
+    twice = [np.concatenate([side, 0 * side[:, :1]], axis=1) * np.sqrt([2, *[1] * 6]) for side in (real, generated)]
+    found, expected = (frechet_distance_infinity(real=a, generated=b) for a, b in (flat, twice))
+    assert found == pytest.approx(expected, rel=1e-5), "two equal features are one of twice the variance"
+    with pytest.raises(ValueError, match="4 or more images"):
+        frechet_distance_infinity(real=real[:3], generated=generated)
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        frechet_distance,
+        frechet_distance_infinity,
+        kernel_distance,
+        gaussian_kernel_distance,
+        precision_recall,
+        density_coverage,
+    ],
+)
 def test_unfit_features_are_refused(measure):
     fine = np.random.default_rng(0).normal(size=(10, 3))
     with pytest.raises(ValueError, match="images"):
@@ -171,6 +235,69 @@ def test_resampling_does_not_bias_the_kernel_distance():
     assert abs(replicates.mean() - reference.distance(generated)) < 4 * replicates.std() / math.sqrt(2000)
     with pytest.raises(ValueError, match="different images"):
         reference.resampled(generated, [np.zeros(5, dtype=int)])
+
+
+# ---- Gaussian kernel distance
+
+
+def test_gaussian_kernel_distance_of_gaussians():
+    """Unbiased at every n: means over repeats lie within 4 standard errors of the closed form.
+
+    For x ~ N(a, s^2 I), y ~ N(b, t^2 I) and bandwidth h
+    E k(x, y) = (h^2 / v)^(d/2) exp(-|a - b|^2 / 2v),  v = h^2 + s^2 + t^2.
+    """
+
+    def mean_kernel(h, s, t, gap, d):
+        v = h**2 + s**2 + t**2
+        return (h**2 / v) ** (d / 2) * math.exp(-(gap**2) * d / (2 * v))
+
+    rng = np.random.default_rng(0)
+    h, s, t, gap, d = 2.0, 1.0, 1.5, 0.4, 3
+    true = mean_kernel(h, s, s, 0, d) + mean_kernel(h, t, t, 0, d) - 2 * mean_kernel(h, s, t, gap, d)
+    for n in (5, 40):
+        found = [
+            gaussian_kernel_distance(
+                real=s * rng.normal(size=(n, d)), generated=t * rng.normal(size=(n, d)) + gap, bandwidth=h
+            )
+            for _ in range(1500)
+        ]
+        assert abs(np.mean(found) - true) < 4 * np.std(found) / math.sqrt(len(found))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(3, 25), st.integers(2, 25), st.integers(1, 10), st.integers(0, 10**6))
+def test_gaussian_kernel_properties(n, m, d, seed):
+    rng = np.random.default_rng(seed)
+    real, generated = rng.normal(size=(n, d)), rng.normal(size=(m, d)) + 1
+    distance = gaussian_kernel_distance(real=real, generated=generated)
+    assert -2 <= distance <= 2
+    shuffled = gaussian_kernel_distance(real=rng.permutation(real), generated=rng.permutation(generated))
+    assert shuffled == pytest.approx(distance, rel=1e-9, abs=1e-9)
+    scaled = gaussian_kernel_distance(real=100 * real + 7, generated=100 * generated + 7)
+    assert scaled == pytest.approx(distance, rel=1e-6, abs=1e-9), "the median goes with the features' units"
+    reference = GaussianKernelReference(real)
+    assert reference.resampled(generated, [np.arange(n)])[0] == pytest.approx(distance, rel=1e-9, abs=1e-9)
+    h = reference.bandwidth
+    swapped = gaussian_kernel_distance(real=generated, generated=real, bandwidth=h)
+    assert swapped == pytest.approx(distance, rel=1e-9, abs=1e-9)
+
+
+def test_gaussian_kernel_sees_what_moments_do_not():
+    """The same mean and covariance, two lumps against one: the Fréchet distance is 0, this is not."""
+    rng = np.random.default_rng(0)
+    one = with_moments([0, 0], np.eye(2), 400)
+    two = np.concatenate([rng.normal(-3, 0.3, (200, 2)), rng.normal(3, 0.3, (200, 2))])
+    two = (two - two.mean(axis=0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(two.T))).T
+    assert frechet_distance(real=one, generated=two) == pytest.approx(0, abs=1e-9)
+    found = gaussian_kernel_distance(real=one, generated=two, bandwidth=0.4)
+    other = gaussian_kernel_distance(real=one, generated=with_moments([0, 0], np.eye(2), 399), bandwidth=0.4)
+    assert found > max(0.02, 4 * abs(other))
+
+
+def test_gaussian_kernel_of_one_image_has_no_bandwidth():
+    same = np.ones((5, 3))
+    with pytest.raises(ValueError, match="bandwidth must be above 0"):
+        gaussian_kernel_distance(real=same, generated=same)
 
 
 # ---- Inception Score

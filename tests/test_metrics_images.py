@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import structural_similarity
 
+from bench.metrics import similarity
 from bench.metrics.memorization import Memorization
-from bench.metrics.similarity import _pairs, mse_pairs, ssim_diversity, ssim_pairs
+from bench.metrics.similarity import _pairs, ms_ssim_pairs, mse_pairs, similar_within, ssim_diversity, ssim_pairs
 
 
 def images(n, shape=(1, 32, 32), seed=0):
@@ -88,6 +89,20 @@ def test_diversity_compares_within_classes_only():
     )
     with pytest.raises(ValueError, match="two images"):
         ssim_diversity(images=images(2), labels=np.array([0, 1]))
+
+
+@pytest.mark.parametrize("kept", [2**30, 0])
+def test_pairs_within_a_set_are_those_of_the_pairs_themselves(monkeypatch, kept):
+    """Whether each image's own part is kept or not."""
+    monkeypatch.setattr(similarity, "_KEPT_BYTES", kept)
+    data = images(9, (3, 45, 50))
+    pairs = np.array([[0, 0, 7, 8, 3], [1, 8, 2, 0, 3]])
+    single, multiple = similar_within(images=data, pairs=pairs, scales=3)
+    assert single == pytest.approx(ssim_pairs(first=data[pairs[0]], second=data[pairs[1]]), rel=1e-12)
+    assert multiple == pytest.approx(ms_ssim_pairs(first=data[pairs[0]], second=data[pairs[1]]), rel=1e-12)
+    assert single[-1] == multiple[-1] == pytest.approx(1)
+    with pytest.raises(ValueError, match="4 scales of images of 45 x 50"):
+        similar_within(images=data, pairs=pairs, scales=4)
 
 
 def test_diversity_is_fast_enough():

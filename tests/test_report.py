@@ -237,7 +237,7 @@ def test_failed_evaluation_is_a_failed_row(tmp_path: Path) -> None:
 
 def test_long_form_has_every_number_in_the_plans_order(folder: Path) -> None:
     frame = results_frame(read_results(folder))
-    assert tuple(frame.columns) == COLUMNS
+    assert tuple(frame.columns) == (*COLUMNS, "about")
     assert list(dict.fromkeys(frame["generator"])) == list(fixture.DISTANCE)
     costs = frame[(frame["generator"] == "cvae") & (frame["seed"] == 1) & (frame["features"] == "")]
     assert list(costs["measure"])[-4:] == list(tables.COST_ORDER)

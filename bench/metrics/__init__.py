@@ -7,7 +7,8 @@ Usable alone: nothing here knows a suite, a training or where results are kept, 
 - `features`: what a feature extractor is, and random features; `domain`, `radiomics`: others that need no file
 - `inception`, `fidelity` (VGG-16, CLIP, DINOv2), `exported` (TorchScript, ONNX): networks; `networks`: what these share,
   bfloat16 and compilation; `weights`: where their files come from (imports no torch); `vit`: DINOv2's transformer
-- `frechet`, `kernel`, `inception_score`, `manifold`: measures on features
-- `similarity`, `memorization`: measures on images
+- `frechet`, `kernel`, `gaussian_kernel`, `inception_score`, `manifold`: measures on features
+- `similarity`, `histogram`, `lpips`, `memorization`: measures on images
+- `against`: one set of real images and every measure against it, each tried by itself
 - `statistics`: means, resampling of subjects, intervals; `cost`: seconds, bytes, parameters
 """

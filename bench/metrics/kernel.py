@@ -9,7 +9,7 @@ smallest variance. The estimate is unbiased at every n, hence negative about hal
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,22 +70,24 @@ def kernel_distance_subsets(
 
 
 class KernelReference:
-    """The real side's kernel matrix, kept for many comparisons (degree 3, gamma 1/d, c = 1).
+    """The real side's kernel matrix, kept for many comparisons.
 
     Args:
         real: features [n, d].
+        kernel: of rows [n, d] and [m, d], a matrix [n, m]; the polynomial one (degree 3, gamma 1/d, c = 1) if left out.
     """
 
-    def __init__(self, real: Any) -> None:
+    def __init__(self, real: Any, kernel: Callable[[Array, Array], Array] | None = None) -> None:
+        self._between = kernel or _polynomial
         self._features = feature_matrix(real, "real")
-        self._kernel = _polynomial(self._features, self._features)
+        self._kernel = self._between(self._features, self._features)
         self._own = _within(self._kernel)
 
     def distance(self, generated: Any) -> float:
-        """Return `kernel_distance` to features [m, d]."""
+        """Return the unbiased MMD^2 to features [m, d]."""
         _, other = feature_matrices(self._features, generated)
-        cross = _polynomial(self._features, other)
-        return self._own + _within(_polynomial(other, other)) - 2 * float(cross.mean())
+        cross = self._between(self._features, other)
+        return self._own + _within(self._between(other, other)) - 2 * float(cross.mean())
 
     def resampled(self, generated: Any, rows: Sequence[NDArray[np.int64]]) -> Array:
         """Return the distance of each resample `real[rows[b]]` to the same generated features, shape [len(rows)].
@@ -97,8 +99,8 @@ class KernelReference:
             ValueError: a resample of one image alone.
         """
         _, other = feature_matrices(self._features, generated)
-        to_other = _polynomial(self._features, other).mean(axis=1)
-        theirs = _within(_polynomial(other, other))
+        to_other = self._between(self._features, other).mean(axis=1)
+        theirs = _within(self._between(other, other))
         off_diagonal = self._kernel - np.diag(np.diagonal(self._kernel))
         distances = np.empty(len(rows))
         for index, chosen in enumerate(rows):

@@ -74,6 +74,27 @@ class Nearness:
         return [(int(index), int(self.nearest[index])) for index in order]
 
 
+@dataclass(frozen=True)
+class ClosestPairs:
+    """Generated images that lie nearest to a training image, worst first, with that image: to be looked at."""
+
+    generated: Images
+    training: Images
+    ratios: Array
+    threshold: float
+    """Ratios below it count as near copies."""
+
+    def joined(self, other: ClosestPairs | None, count: int) -> ClosestPairs:
+        """Return the worst `count` of these and others."""
+        if other is None:
+            return self
+        ratios = np.concatenate([other.ratios, self.ratios])
+        order = np.argsort(ratios, kind="stable")[:count]
+        generated = np.concatenate([other.generated, self.generated])[order]
+        training = np.concatenate([other.training, self.training])[order]
+        return ClosestPairs(generated, training, ratios[order], self.threshold)
+
+
 class Memorization:
     """Measures nearness to the training images; their side is worked out once.
 

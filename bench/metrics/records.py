@@ -33,14 +33,42 @@ class Measure:
 
 _ALL = (
     Measure("frechet_distance", "Fréchet distance", "lower", 0.0, inf, "features", "frechet_distance", "Heusel 2017"),
+    Measure(
+        "frechet_distance_infinity", "Fréchet distance at infinite n", "lower", -inf, inf, "features",
+        "frechet_distance_infinity", "Chong & Forsyth 2020",
+    ),
     Measure("kernel_distance", "kernel distance", "lower", -inf, inf, "features", "kernel_distance", "Binkowski 2018"),
+    Measure(
+        "gaussian_kernel_distance", "Gaussian kernel distance", "lower", -2.0, 2.0, "features",
+        "gaussian_kernel_distance", "Jayasumana 2024; bandwidth of Gretton 2012",
+    ),
     Measure("inception_score", "Inception Score", "higher", 1.0, inf, "logits", "inception_score", "Salimans 2016"),
+    Measure(
+        "inception_score_parts", "Inception Score, mean of 10 parts", "higher", 1.0, inf, "logits", "inception_score",
+        "Salimans 2016",
+    ),
+    Measure(
+        "inception_score_parts_std", "Inception Score, deviation over 10 parts", "none", 0.0, inf, "logits",
+        "inception_score", "Salimans 2016",
+    ),
     Measure("precision", "precision", "higher", 0.0, 1.0, "features", "precision_recall", "Kynkäänniemi 2019"),
     Measure("recall", "recall", "higher", 0.0, 1.0, "features", "precision_recall", "Kynkäänniemi 2019"),
     Measure("density", "density", "higher", 0.0, inf, "features", "precision_recall", "Naeem 2020"),
     Measure("coverage", "coverage", "higher", 0.0, 1.0, "features", "precision_recall", "Naeem 2020"),
     # noise would win if lower were called better: the value belongs beside that of real images
     Measure("ssim_diversity", "SSIM of pairs within a class", "none", -1.0, 1.0, "images", "ssim", "Wang 2004; Odena 2017"),
+    Measure(
+        "ms_ssim_diversity", "MS-SSIM of pairs within a class", "none", 0.0, 1.0, "images", "ms_ssim",
+        "Wang 2003; Odena 2017",
+    ),
+    Measure(
+        "intensity_kl", "KL divergence of intensities in bits", "lower", 0.0, inf, "images", "intensity_histogram",
+        "Kullback & Leibler 1951, real to generated",
+    ),
+    Measure(
+        "intensity_js", "JS divergence of intensities in bits", "lower", 0.0, 1.0, "images", "intensity_histogram",
+        "Lin 1991",
+    ),
     Measure(
         "class_accuracy", "share recognised as the class asked for", "higher", 0.0, 1.0, "logits", "class_recognition",
         "Shmelkov 2018, GAN-test",
@@ -50,6 +78,15 @@ _ALL = (
         "mse_reconstruction", "mean squared error of reconstructions", "lower", 0.0, 1.0, "reconstructions", "ssim",
         "pixels in [0, 1]",
     ),
+    Measure(
+        "psnr_reconstruction", "PSNR of reconstructions in dB", "higher", 0.0, 58.93, "reconstructions", "psnr",
+        "255 levels; equal images count as rounded",
+    ),
+    Measure(
+        "nmse_reconstruction", "normalised squared error of reconstructions", "lower", 0.0, inf, "reconstructions", "psnr",
+        "Zbontar 2018",
+    ),
+    Measure("lpips_reconstruction", "LPIPS of reconstructions", "lower", 0.0, inf, "reconstructions", "lpips", "Zhang 2018"),
     # a z-score: near 0 is right, below about -3 copies, far above 0 lies further off than real images do
     Measure(
         "memorization", "nearness to training images (C_T)", "none", -inf, inf, "training images", "memorization",
@@ -76,3 +113,6 @@ GROUPS: dict[str, tuple[str, ...]] = {
     for group in dict.fromkeys(measure.group for measure in _ALL if measure.name not in COSTS)
 }
 """What a suite may ask for -> the measures it gets."""
+
+ON_REQUEST: frozenset[str] = frozenset({"lpips"})
+"""Groups that a suite has to ask for; LPIPS: its weights are half a gigabyte, and were made for photographs."""

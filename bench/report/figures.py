@@ -313,18 +313,18 @@ def _spread(images: Images | None) -> np.ndarray:
 
 def _grid(results: Results, tiles: Sequence[Sequence[np.ndarray]], titles: Sequence[str], names: list[str]) -> Figure:
     """Lay blocks of image rows side by side, one pixel of the montage on one pixel of the figure."""
-    height, width = _tile_size(next(row for block in tiles for row in block if len(row)).shape[-2:])
-    montages = [_montage(block, height, width) for block in tiles]
+    height, width = tile_size(next(row for block in tiles for row in block if len(row)).shape[-2:])
+    montages = [montage(block, height, width) for block in tiles]
     left = 12 + (10 + 9 * max(map(len, names)) if names else 0)
     gap, top, bottom = 18, 26 if any(titles) else 6, 22
     full_width = left + sum(m.shape[1] for m in montages) + gap * (len(montages) - 1) + 8
     full_height = top + montages[0].shape[0] + bottom
     figure = new_figure(results, full_width / DPI, full_height / DPI, constrained=False)
     x = left
-    for index, (montage, title) in enumerate(zip(montages, titles, strict=True)):
-        h, w = montage.shape[:2]
+    for index, (sheet, title) in enumerate(zip(montages, titles, strict=True)):
+        h, w = sheet.shape[:2]
         axes = figure.add_axes((x / full_width, bottom / full_height, w / full_width, h / full_height))
-        axes.imshow(montage, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="auto")
+        axes.imshow(sheet, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="auto")
         axes.grid(visible=False)
         axes.set_xticks([])
         axes.set_yticks([])
@@ -337,7 +337,7 @@ def _grid(results: Results, tiles: Sequence[Sequence[np.ndarray]], titles: Seque
     return figure
 
 
-def _tile_size(size: tuple[int, ...]) -> tuple[int, int]:
+def tile_size(size: tuple[int, ...]) -> tuple[int, int]:
     """Small images are enlarged by a whole factor, large ones reduced to 96."""
     height, width = size
     if max(height, width) > 96:
@@ -346,7 +346,7 @@ def _tile_size(size: tuple[int, ...]) -> tuple[int, int]:
     return height * factor, width * factor
 
 
-def _montage(rows: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
+def montage(rows: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
     """Set rows of images [n, C, H, W] on white, two pixels apart: uint8 [rows, columns] or [rows, columns, 3]."""
     from PIL import Image
 

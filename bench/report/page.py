@@ -16,6 +16,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from bench.report.closest import draw_closest
 from bench.report.figures import Picture, draw_all, style, withheld
 from bench.report.progress import draw_progress, progress_tables
 from bench.report.protocol import detail_tables, environments, protocol
@@ -69,6 +70,7 @@ def write_report(folder: Path) -> ReportSummary:
     pictures = draw_all(results)
     with style():
         pictures += [picture for picture in [draw_progress(results)] if picture] + draw_translations(results)
+        pictures += draw_closest(results)
     page = render_page(results, pictures)
     contents: dict[str, bytes] = {
         "results.csv": results_frame(results).to_csv(index=False, lineterminator="\n").encode(),
@@ -113,7 +115,7 @@ def all_tables(results: Results) -> list[Table]:
 
 def render_page(results: Results, pictures: Sequence[Picture]) -> str:
     """Return report.html: one file that asks nothing of the network."""
-    grids = [picture for picture in pictures if picture.name.startswith("samples_")]
+    grids = [picture for picture in pictures if picture.name.startswith(("samples_", "closest_"))]
     charts = {picture.name: picture for picture in pictures if picture not in grids}
     sources = {picture.name: _chart_source(picture) for picture in charts.values()}
     room = PAGE_BYTES - sum(map(len, sources.values())) - len(results.suite_text) - 500_000
@@ -132,7 +134,8 @@ def render_page(results: Results, pictures: Sequence[Picture]) -> str:
         reported=reported_tables(results),
         reported_heading=REPORTED,
         charts=charts,
-        grids=grids,
+        grids=[picture for picture in grids if picture.name.startswith("samples_")],
+        closest=[picture for picture in grids if picture.name.startswith("closest_")],
         sources=sources,
         withheld=[line.generator for line in withheld(results)],
         checks=checks(results),

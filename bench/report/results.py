@@ -51,6 +51,8 @@ class Score:
     flag: str
     draw_values: tuple[float, ...]
     replicates: tuple[float, ...]
+    about: str = ""
+    """What belongs to the measure's name here: scales, bandwidth, parts."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,17 @@ class Run:
     def samples(self) -> Images | None:
         """The generated images of the first draw, if they were stored."""
         return _images(self.folder / "samples.npz") if self.folder else None
+
+    def closest(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, float] | None:
+        """Generated images, their nearest training images, the ratios of both and what counts as a copy, if stored."""
+        path = self.folder / "closest.npz" if self.folder else None
+        if path is None or not path.is_file():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                return archive["generated"], archive["training"], archive["ratios"], float(archive["threshold"])
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"{path}: not an archive of image pairs: {error}") from None
 
     def losses(self) -> pd.DataFrame:
         """The loss record: columns step, images_seen, split, name, value; empty where there is none."""
@@ -207,7 +220,7 @@ def results_frame(results: Results) -> pd.DataFrame:
     """Return every number in long form: one row per run and score, costs last (features '', class 'all').
 
     Sorted in the plan's order, then as stored. A run without any number is one row with an empty measure, so that its
-    status is not lost.
+    status is not lost. `about`, last, says what belongs to a measure's name: scales, bandwidth.
     """
     rows: list[tuple[Any, ...]] = []
     for run in (*results.runs, *results.translators):
@@ -222,7 +235,14 @@ def results_frame(results: Results) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     whole = dict.fromkeys(["draws", "n_real", "n_generated"], "Int64")
     real = dict.fromkeys(["mean", "std", "lower", "upper"], "float64")
-    return frame.astype({**whole, **real})
+    frame = frame.astype({**whole, **real})
+    about = {
+        (run.generator, run.seed, *key): score.about
+        for run in (*results.runs, *results.translators)
+        for key, score in run.scores.items()
+    }
+    names = ("generator", "seed", "class", "features", "measure")
+    return frame.assign(about=[about.get(row, "") for row in zip(*(frame[name] for name in names), strict=True)])
 
 
 def _required(folder: Path, name: str) -> dict[str, Any]:
@@ -294,6 +314,7 @@ def _scores(evaluation: Mapping[str, Any]) -> dict[Key, Score]:
             lower=entry.get("lower"),
             upper=entry.get("upper"),
             flag=str(entry.get("flag") or ""),
+            about=str(entry.get("about") or ""),
             draw_values=tuple(_number(value) for value in entry.get("values") or ()),
             replicates=tuple(_number(value) for value in replicates.get("/".join(key)) or ()),
         )

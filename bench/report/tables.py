@@ -26,8 +26,12 @@ DISTANCES = ("frechet_distance", "kernel_distance")
 LEADING = ("precision", "recall", "coverage", "class_accuracy", "memorization")
 SHORT = {
     "frechet_distance": "FD",
+    "frechet_distance_infinity": "FD∞",
     "kernel_distance": "KD",
+    "gaussian_kernel_distance": "Gaussian KD",
     "inception_score": "IS",
+    "inception_score_parts": "IS of parts",
+    "inception_score_parts_std": "IS std of parts",
     "precision": "Precision",
     "recall": "Recall",
     "density": "Density",
@@ -36,18 +40,34 @@ SHORT = {
     "near_copies": "Near copies",
     "class_accuracy": "Class acc.",
     "ssim_diversity": "SSIM of pairs",
+    "ms_ssim_diversity": "MS-SSIM of pairs",
+    "intensity_kl": "KL of intensities",
+    "intensity_js": "JS of intensities",
+    "psnr_reconstruction": "PSNR rec.",
+    "nmse_reconstruction": "NMSE rec.",
+    "lpips_reconstruction": "LPIPS rec.",
     "ssim_reconstruction": "SSIM rec.",
     "mse_reconstruction": "MSE rec.",
 }
 AGAINST = {
     "class_accuracy": "recognised",
     "inception_score": "",
+    "inception_score_parts": "",
+    "inception_score_parts_std": "",
     "ssim_diversity": "",
+    "ms_ssim_diversity": "",
+    "psnr_reconstruction": "of test",
+    "nmse_reconstruction": "of test",
+    "lpips_reconstruction": "of test",
     "memorization": "vs training",
     "near_copies": "vs training",
     "ssim_reconstruction": "of test",
     "mse_reconstruction": "of test",
 }
+BESIDE_REAL = (
+    "inception_score", "inception_score_parts", "inception_score_parts_std", "ssim_diversity", "ms_ssim_diversity",
+)  # fmt: skip
+"""Measures that mean something beside the real data's own number only."""
 ARROWS = {"higher": "↑", "lower": "↓"}
 NOTHING = "–"
 ROLES = {
@@ -236,7 +256,8 @@ def number_name(results: Results, key: Key) -> Column:
     n = f"@{counts[0]}" if len(counts) == 1 else f"@{counts[0]}–{counts[-1]}" if counts else ""
     measure = MEASURES.get(key.measure)
     short = SHORT.get(key.measure) or (measure.title if measure else key.measure)
-    parts = [key.features, AGAINST.get(key.measure, "vs test")]
+    about = {run.scores[key].about for run in results.runs if key in run.scores} - {""}
+    parts = [key.features, AGAINST.get(key.measure, "vs test"), about.pop() if len(about) == 1 else ""]
     return Column(f"{short}{n}", ", ".join(part for part in parts if part))
 
 
@@ -373,6 +394,9 @@ def leading_keys(results: Results) -> list[Key]:
     """The numbers of the main table: every Fréchet distance, and one each of the leading other measures."""
     keys = score_keys(results)
     chosen = [key for key in keys if key.measure == "frechet_distance"] or [k for k in [first_distance(results)] if k]
+    beside = next((key for key in keys if key.measure == "frechet_distance_infinity"), None)
+    if beside and beside._replace(measure="frechet_distance") == chosen[0]:  # of the distance that orders the table
+        chosen.insert(1, beside)
     for measure in LEADING:
         chosen += [key for key in keys if key.measure == measure][:1]
     return chosen
@@ -389,7 +413,7 @@ def add_scores(
     digits = decimals(line.numbers[key] for line in joined if key in line.numbers)
     detail = name.detail
     real = [line.numbers[key] for line in joined if line.role == "floor" and key in line.numbers]
-    if key.measure in ("inception_score", "ssim_diversity") and real and math.isfinite(real[0].mean):
+    if key.measure in BESIDE_REAL and real and math.isfinite(real[0].mean):
         detail = "; ".join(part for part in (detail, f"real data {real[0].mean:.{digits}f}") if part)
     known = results.recognition.get(key.features, {}).get(key.label)
     if key.measure == "class_accuracy" and known is not None:

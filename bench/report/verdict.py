@@ -6,6 +6,7 @@ training set. Nothing here lays out or writes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from bench.report.tables import (
     COMPETING,
     COPYING,
     Line,
+    Number,
     decimals,
     few_classes,
     first_distance,
@@ -207,7 +209,7 @@ def checks(results: Results) -> list[Check]:
 
 
 def _floor_check(results: Results, line: Line, families: Sequence[Line], first: Key) -> tuple[str, bool | None]:
-    own = line.numbers.get(first)
+    own = _measured(line, first)
     below = [f.generator for f in families if own and first in f.numbers and f.numbers[first].mean <= own.mean]
     text = _told(results, line, first)
     return (f"{text}; not above it: {_join(below)}" if below else text), (not below if own else None)
@@ -216,14 +218,14 @@ def _floor_check(results: Results, line: Line, families: Sequence[Line], first: 
 def _copy_check(results: Results, line: Line, families: Sequence[Line], first: Key) -> tuple[str, bool | None]:
     memory = [(key, n) for key, n in line.numbers.items() if key.label == ALL and key.measure == "memorization"]
     text = _told(results, line, first)
-    if not memory:
+    if not memory or not math.isfinite(memory[0][1].mean):
         return f"{text}; memorisation was not measured", None
     return f"{text}; {_told(results, line, memory[0][0])}", line.copies
 
 
 def _mean_check(results: Results, line: Line, families: Sequence[Line], first: Key) -> tuple[str, bool | None]:
     key = Key(ALL, first.features, "recall")
-    if key not in line.numbers:
+    if _measured(line, key) is None:
         return "recall was not measured", None
     lower = [f.generator for f in families if key in f.numbers and f.numbers[key].mean < line.numbers[key].mean]
     text = _told(results, line, key)
@@ -231,10 +233,16 @@ def _mean_check(results: Results, line: Line, families: Sequence[Line], first: K
 
 
 def _gaussian_check(results: Results, line: Line, families: Sequence[Line], first: Key) -> tuple[str, bool | None]:
-    own = line.numbers.get(first)
+    own = _measured(line, first)
     worse = [f.generator for f in families if own and first in f.numbers and f.numbers[first].mean >= own.mean]
     text = _told(results, line, first)
     return (f"{text}; not nearer: {_join(worse)}" if worse else text), (not worse if own else None)
+
+
+def _measured(line: Line, key: Key) -> Number | None:
+    """A number, or None where it could not be had of every draw: then nothing is judged by it."""
+    number = line.numbers.get(key)
+    return number if number and math.isfinite(number.mean) else None
 
 
 def _told(results: Results, line: Line, key: Key | None) -> str:
