@@ -101,6 +101,13 @@ def find_weights(named: str | Path | None = None) -> Path:
     return path
 
 
+def weights_at_hand() -> bool:
+    """Whether weights are named by the environment or lie in torch's cache, so that nothing needs to be downloaded."""
+    if os.environ.get(VARIABLE):
+        return True
+    return (Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(_official()[0]).path).name).is_file()
+
+
 def _official() -> tuple[str, str]:
     """Address of torch-fidelity's weights, and the beginning of their SHA-256, which their name ends in."""
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3 as URL
