@@ -54,6 +54,8 @@ class Look:
     """Whether any image has three different channels."""
     deep: tuple[float, float] | None = None
     """The least and greatest of the values, where any image has more than 8 bits."""
+    mixed: bool = False
+    """Whether others have 8 bits beside those."""
     kinds: frozenset[str] = frozenset()
     """'JPEG' and other formats of files."""
     transparent: int = 0
@@ -75,7 +77,7 @@ def look(path: Path, option: str) -> Look:
     from PIL import Image
 
     sizes: Counter[tuple[int, int]] = Counter()
-    colour, low, high, transparent = False, np.inf, -np.inf, 0
+    colour, low, high, transparent, deep = False, np.inf, -np.inf, 0, 0
     kinds: set[str] = set()
     files, left = _files(path, option)
     for file in files:
@@ -89,6 +91,7 @@ def look(path: Path, option: str) -> Look:
             if mode not in ("L", "LA", "1"):
                 raw, bits = raw_values(file, MAX_PIXELS)
                 if bits > 8:
+                    deep += 1
                     low, high = min(low, float(np.nanmin(raw))), max(high, float(np.nanmax(raw)))
                 colour = colour or (raw.ndim == 3 and bool((raw != raw[..., :1]).any()))
         except Exception:  # whatever a decoder raises: the reader names and counts it
@@ -97,7 +100,8 @@ def look(path: Path, option: str) -> Look:
         kinds.add(kind)
     if not sizes:
         raise InputError(f"{option}: none of the {len(files)} images in {path} can be read; {_first_reason(files[0])}")
-    return Look(sizes, colour, (low, high) if high >= low else None, frozenset(kinds), transparent, left)
+    span = (low, high) if high >= low else None
+    return Look(sizes, colour, span, 0 < deep < sizes.total(), frozenset(kinds), transparent, left)
 
 
 def common_shape(
@@ -143,11 +147,16 @@ def check_range(looks: Mapping[str, Look], window: tuple[float, float] | None) -
             raise InputError(f"--window {window[0]:g} {window[1]:g}: the first value must be below the second")
         if all(seen.deep is None for seen in looks.values()):
             raise InputError("--window: all images have 8 bits, which span black to white; leave it out")
+        for option, seen in looks.items():
+            if seen.mixed:
+                raise InputError(
+                    f"--window: {option} mixes images of 8 bits with deeper ones, and a window fits one kind; store all alike"
+                )
         return
     for option, seen in looks.items():
         if seen.deep is not None and (seen.deep[1] < DARK or seen.deep[0] < 0 or seen.deep[1] > 65535):
             low, high = min(0.0, seen.deep[0]), seen.deep[1]
-            full = ", or --window 0 65535 if they are meant so" if low == 0 and high <= 65535 else ""
+            full = ", or --window 0 65535 if they are meant so" if low == 0 and 1 < high <= 65535 else ""
             raise InputError(
                 f"{option}: images of more than 8 bits with no value above {high:g} and none below {seen.deep[0]:g}; say "
                 f"which values are black and white: --window {low:.10g} {high:.10g}{full}"

@@ -32,9 +32,14 @@ def rescore(
     Raises:
         InputError: no finished training there, other overrides, or data that are no longer those of the training.
     """
-    job, before = read_json(run / "job.json"), read_json(run.parent.parent / "reference.json") or {}
+    job, before = read_json(run / "job.json"), read_json(run.parent.parent / "reference.json")
     if job is None or "generator" not in job or not trained(run):
         raise InputError(f"{run}: no finished training here; name a folder below results/SUITE/runs")
+    if before is None:
+        raise InputError(
+            f"{run}: {run.parent.parent / 'reference.json'} is missing, which says what data it was trained on; move a "
+            "results folder as a whole"
+        )
     for override in overrides:
         if not override.startswith("evaluation."):
             raise InputError(f"--set {override}: only evaluation.* can change for a training that stands")
@@ -52,7 +57,8 @@ def rescore(
     for what in now:
         if now[what] != then[what]:
             raise InputError(
-                f"{run}: the {what} is no longer the training's ({then[what]}, now {now[what]}); nothing was scored"
+                f"{run}: the {what} is no longer the training's ({then[what]}, now {now[what]}); nothing was scored: bring "
+                "back the data as they were, or train anew"
             )
     row = prepared.plan.trainings[0]
     if not row.trained:

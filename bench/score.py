@@ -92,6 +92,7 @@ def score(
     for name in request.features:
         if name in _NOT_WITHOUT_TRAINING:
             raise InputError(f"--features {name}: these are trained on a suite's training images; use bench run")
+    _measures(request)  # a word that is misspelt is told before anything is read
     given = {"--real": request.real, "--generated": request.generated}
     if request.train is not None:
         given["--train"] = request.train
@@ -240,38 +241,50 @@ def _protocol(
     request: Request, data: ImageDataset, split: Split, generated: Side, conditional: bool, say: Say
 ) -> tuple[EvaluationSpec, Protocol]:
     """Choose measures, n and the number of draws, and say what bounds them."""
-    possible = [group for group in GROUPS if _possible(group, request)]
-    asked = tuple(dict.fromkeys(request.measures)) or tuple(possible)
-    for group in asked:
-        if group not in GROUPS:
-            raise InputError(f"--measures {group}: no such measure; {suggestion(group, possible)}")
-        if group not in possible:
-            why = " without --train" if "training images" in {MEASURES[name].needs for name in GROUPS[group]} else ""
-            raise InputError(f"--measures {group}: not to be had here{why}; possible are {', '.join(possible)}")
+    asked = _measures(request)
     most = len(generated.images)
     if conditional and generated.labels is not None:
         most = int(np.bincount(generated.labels, minlength=len(generated.class_names)).min())
     n = min(request.n or most, most)
+    each = " per class" if conditional else ""
     if request.n and request.n > n:
-        say(f"warning: --n {request.n:,}: the generated images suffice for {n:,}{' per class' if conditional else ''}")
+        say(f"warning: --n {request.n:,}: the generated images suffice for {n:,}{each}, which are used")
     spec = EvaluationSpec(
         draws=2, samples_per_draw=max(LEAST, n), measures=asked, features=request.features, bootstrap=request.bootstrap,
         few=LEAST,
     )  # fmt: skip
     protocol = make_protocol(data, split, spec)
-    if request.n and protocol.n_class and protocol.n_class < n:
-        say(
-            f"warning: --n {n:,}: the real images suffice for {protocol.n_class:,}{' per class' if conditional else ''}"
-        )
+    if request.n and 0 < protocol.n_class < n:
+        say(f"warning: --n {n:,}: the real images suffice for {protocol.n_class:,}{each}, which are used")
     for name, few in zip(protocol.class_names, protocol.few, strict=True):
         if few and conditional:
             say(f"warning: class {name}: fewer than {LEAST} real images, so no scores of its own")
+    if conditional and most < LEAST:
+        say(
+            f"warning: a class has {most} generated images, fewer than the {LEAST} that are drawn; its rows are flagged"
+        )
     available = len(generated.images) // max(1, len(protocol.labels(conditional)))
     draws = request.draws or max(1, min(MOST_DRAWS, available))
     if draws > available:
         say(f"{draws} draws of {len(protocol.labels(conditional)):,} from {len(generated.images):,} images share images: "
             "their deviation is too small")  # fmt: skip
     return spec.model_copy(update={"draws": draws}), protocol
+
+
+def _measures(request: Request) -> tuple[str, ...]:
+    """The groups of measures that are asked for, or all that can be had.
+
+    Raises:
+        InputError: an unknown one, or one that can't be had from what is given.
+    """
+    possible = [group for group in GROUPS if _possible(group, request)]
+    for group in request.measures:
+        if group not in GROUPS:
+            raise InputError(f"--measures {group}: no such measure; {suggestion(group, possible)}")
+        if group not in possible:
+            why = " without --train" if "training images" in {MEASURES[name].needs for name in GROUPS[group]} else ""
+            raise InputError(f"--measures {group}: not to be had here{why}; possible are {', '.join(possible)}")
+    return tuple(dict.fromkeys(request.measures)) or tuple(possible)
 
 
 def _possible(group: str, request: Request) -> bool:

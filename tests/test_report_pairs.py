@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
 from pathlib import Path
 
@@ -13,7 +14,12 @@ from bench.report.pairs import able, left_out, pair_tables, pairs, pairs_frame
 from bench.report.render import to_latex, to_markdown
 from bench.report.results import Results, read_results, results_frame
 from bench.report.verdict import conclusion, ranks
-from tests import report_fixture as fixture
+
+_spec = importlib.util.spec_from_file_location("report_fixture", Path(__file__).with_name("report_fixture.py"))
+assert _spec is not None
+assert _spec.loader is not None
+fixture = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(fixture)
 
 THREE = dict.fromkeys(fixture.FAMILIES, 3)
 DISTANCE = {**fixture.DISTANCE, "dcgan": 15.0}
