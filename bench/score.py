@@ -20,12 +20,13 @@ from bench.data.dataset import ImageDataset
 from bench.data.splits import Split
 from bench.errors import InputError, UnavailableError
 from bench.evaluate import ALL, Drawn, Protocol, Scorer, make_protocol
-from bench.intake import LEAST, Say, Side, check_range, common_shape, known_images, look, read_side, remarks
+from bench.intake import check_range, common_shape, known_images, look, remarks
 from bench.metrics.features import Extracted, FeatureExtractor
 from bench.metrics.inception import weights_at_hand
 from bench.metrics.records import GROUPS, MEASURES
 from bench.registry import FEATURES, suggestion
 from bench.seeds import numpy_rng
+from bench.sides import LEAST, Say, Side, read_side
 from bench.store import write_bytes
 from bench.suite import EvaluationSpec
 
