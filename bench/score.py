@@ -41,6 +41,9 @@ COLUMNS = (
 _NOT_WITHOUT_TRAINING = ("domain",)
 _AT_HALF = ("frechet_distance", "kernel_distance", "precision_recall")
 
+_ALONE = ("images", "logits")
+"""What measures need that tell of one set of images alone."""
+
 Progress = Callable[[str, float, str], None]
 """Is told the phase, its share that is done, and a detail."""
 
@@ -138,6 +141,7 @@ def score(
         for row in found:
             row["flag"] = "; ".join(part for part in (row["flag"], f"{copies} real images among these") if part)
     rows = [{"set": "generated", **row} for row in found if row["mean"] is not None]
+    rows += _of_real(request, data, split, protocol, spec, extractors, real, real_found, conditional)
     rows += _floor(request, data, split, spec, extractors, real, real_found, generated, generated_found, say, progress)
     return [{key: row.get(key) for key in COLUMNS} for row in rows]
 
@@ -346,6 +350,29 @@ def _rows_of(found: Mapping[str, Extracted], chosen: np.ndarray) -> dict[str, Ex
         name: Extracted(values.features[at], None if values.logits is None else values.logits[at])
         for name, values in found.items()
     }
+
+
+def _of_real(
+    request: Request,
+    data: ImageDataset,
+    split: Split,
+    protocol: Protocol,
+    spec: EvaluationSpec,
+    extractors: Mapping[str, FeatureExtractor],
+    real: Side,
+    real_found: Mapping[str, Extracted],
+    conditional: bool,
+) -> list[dict[str, Any]]:
+    """The real images' own value of what is no comparison, and so is to be read beside it: variety, Inception Score."""
+    alone = {name for group in spec.measures for name in GROUPS[group] if MEASURES[name].needs in _ALONE}
+    groups = tuple(group for group in spec.measures if alone & set(GROUPS[group]))
+    if not groups:
+        return []
+    once = spec.model_copy(update={"draws": 1, "bootstrap": 0, "measures": groups})
+    scorer = Scorer(data, split, protocol, once, extractors, _rows_of(real_found, protocol.union))
+    draw = _draws(real, real_found, protocol, conditional, request.seed)
+    rows, _ = scorer.score(draw, conditional=conditional, emit=lambda *_, **__: None)
+    return [{"set": "real images", **row} for row in rows if row["measure"] in alone and row["mean"] is not None]
 
 
 def _floor(

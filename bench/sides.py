@@ -105,7 +105,7 @@ def image_files(path: Path, option: str) -> tuple[list[Path], str]:
     left = ", ".join(f"{count:,} {kind}" for kind, count in others.most_common(5))
     if not files:
         there = f"; there are {left}" if left else ""
-        raise InputError(f"{option} {path}: no images here ({' '.join(SUFFIXES)}){there}")
+        raise InputError(f"{option} {path}: no images here ({' '.join(SUFFIXES)}; arrays as .npy or .npz){there}")
     return files, left
 
 

@@ -281,10 +281,11 @@ def test_copies_of_real_images_are_flagged(sides):
 
 def test_lost_things_are_told(sides, tmp_path):
     """Transparency, JPEG against PNG, repeats, other kinds of files, links that lead nowhere."""
-    for number, image in enumerate(blobs(58, 1)):
+    images = blobs(58, 1)
+    for number, image in enumerate(images):
         alpha = np.full((24, 24), 255 if number else 0, np.uint8)
         Image.fromarray(np.stack([image[0], alpha], axis=-1), "LA").save(tmp_path / "generated" / f"p{number:03d}.png")
-    Image.fromarray(blobs(1, 1)[0, 0]).save(tmp_path / "generated" / "p059.png")
+    Image.fromarray(images[3, 0]).save(tmp_path / "generated" / "p059.png")
     (tmp_path / "generated" / "notes.txt").write_text("x")
     (tmp_path / "generated" / "gone.png").symlink_to(tmp_path / "nowhere.png")
     for number, image in enumerate(blobs(60, 5)):
@@ -292,7 +293,7 @@ def test_lost_things_are_told(sides, tmp_path):
     lines = []
     scores(*sides, lines, measures=("frechet_distance",))
     text = "\n".join(lines)
-    assert "--generated: not read: 1 .txt, 1 links that lead nowhere" in text
+    assert "--generated: not read: 1 links that lead nowhere, 1 .txt" in text
     assert "--generated: 1 images have transparency, which is dropped" in text
     assert "real images are JPEG, generated ones PNG" in text
     assert "1 of 60 generated images repeat another" in text
@@ -368,3 +369,11 @@ def test_a_folder_that_can_not_be_written_to_is_told_before_anything_is_computed
         check_writable(tmp_path / "file")
     check_writable(tmp_path / "new" / "folder")
     assert list((tmp_path / "new" / "folder").iterdir()) == []
+
+
+def test_what_is_no_comparison_stands_beside_the_real_images_own(sides):
+    """SSIM of pairs has no better direction; the real side's value is that of real images drawn as generated ones are."""
+    found = scores(*sides, measures=("ssim",))
+    own = scores(sides[0], sides[0], measures=("ssim",))
+    assert found["real images", "all", "ssim_diversity"]["mean"] == own["generated", "all", "ssim_diversity"]["mean"]
+    assert ("real images", "all", "frechet_distance") not in scores(*sides)
