@@ -47,6 +47,10 @@ def score_tables(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
         table = Table(
             header_style="bold", pad_edge=False, title=f"features: {kind}" if kind else "of the images themselves"
         )
+        if any(row["std"] is not None or row["lower"] is not None for row in own):
+            table.caption = (
+                "mean ± deviation over draws (floor: over halvings) [95 % interval over subjects of the real side]"
+            )
         for title in ("Images", "Class"):
             table.add_column(title, overflow="fold")
         table.add_column("n", justify="right")

@@ -37,6 +37,8 @@ class Look:
     """Whether others have 8 bits beside those."""
     kinds: frozenset[str] = frozenset()
     """'JPEG' and other formats of files."""
+    classes: frozenset[str] = frozenset()
+    """Folders that images lie in, where they don't lie in one."""
     transparent: int = 0
     """Images with pixels that are not opaque."""
     left: str = ""
@@ -80,7 +82,8 @@ def look(path: Path, option: str) -> Look:
     if not sizes:
         raise InputError(f"{option}: none of the {len(files)} images in {path} can be read; {_first_reason(files[0])}")
     span = (low, high) if high >= low else None
-    return Look(sizes, colour, span, 0 < deep < sizes.total(), frozenset(kinds), transparent, left)
+    classes = frozenset(file.relative_to(path).parts[0] for file in files if file.parent != path)
+    return Look(sizes, colour, span, 0 < deep < sizes.total(), frozenset(kinds), classes, transparent, left)
 
 
 def common_shape(
@@ -113,6 +116,20 @@ def common_shape(
     if image_size is None and not all(SIDE_PIXELS[0] <= side <= SIDE_PIXELS[1] for side in size):
         raise InputError(f"--real: images of {size[0]}x{size[1]}; say --image-size with sides of 8 to 4,096")
     return image_size or size, channels or (3 if real.colour else 1)
+
+
+def check_classes(looks: Mapping[str, Look]) -> None:
+    """Refuse classes on both sides that are not the same.
+
+    Raises:
+        InputError: they differ.
+    """
+    real, generated = looks["--real"].classes, looks["--generated"].classes
+    if len(real) > 1 and len(generated) > 1 and real != generated:
+        raise InputError(
+            f"--generated: classes {', '.join(sorted(generated))} against real {', '.join(sorted(real))}; "
+            f"only on one side: {', '.join(sorted(real ^ generated))}. Give both the same folders, or put the images into one"
+        )
 
 
 def check_range(looks: Mapping[str, Look], window: tuple[float, float] | None) -> None:

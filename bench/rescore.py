@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -50,7 +51,10 @@ def rescore(
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "suite.yaml"
         file.write_text(json.dumps(only), encoding="utf-8")  # JSON is YAML
-        suite = load_suite(file, overrides)
+        try:
+            suite = load_suite(file, overrides)
+        except InputError as error:  # the file is of our making: what is wrong was said with --set or another option
+            raise InputError(re.sub(re.escape(str(file)) + r"(:\d+)?", str(run), str(error))) from None
     prepared = session.prepare(suite, out, device, display.preparing)
     now: dict[str, Any] = {"data": prepared.data.fingerprint, "split": prepared.split.hash}
     then = {"data": before.get("data", {}).get("fingerprint"), "split": before.get("split", {}).get("hash")}

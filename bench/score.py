@@ -20,7 +20,7 @@ from bench.data.dataset import ImageDataset
 from bench.data.splits import Split
 from bench.errors import InputError, UnavailableError
 from bench.evaluate import ALL, Drawn, Protocol, Scorer, make_protocol
-from bench.intake import check_range, common_shape, known_images, look, remarks
+from bench.intake import check_classes, check_range, common_shape, known_images, look, remarks
 from bench.metrics.features import Extracted, FeatureExtractor
 from bench.metrics.inception import weights_at_hand
 from bench.metrics.records import GROUPS, MEASURES
@@ -102,6 +102,7 @@ def score(
         given["--train"] = request.train
     looks = {option: look(path, option) for option, path in given.items()}
     size, channels = common_shape(looks, request.image_size, request.channels)
+    check_classes(looks)
     check_range(looks, request.window)
     sides = {
         option: read_side(
@@ -207,13 +208,7 @@ def _counted(phase: str, progress: Progress) -> Callable[[int, int], None]:
 def _match_classes(real: Side, generated: Side, say: Say) -> bool:
     """Whether both sides have the same classes; otherwise both are taken as one, and that is said."""
     if real.labels is not None and generated.labels is not None:
-        if real.class_names == generated.class_names:
-            return True
-        unknown = sorted(set(generated.class_names) ^ set(real.class_names))
-        raise InputError(
-            f"--generated: classes {', '.join(generated.class_names)} against real {', '.join(real.class_names)}; "
-            f"only on one side: {', '.join(unknown)}. Give both the same folders, or put the images into one"
-        )
+        return True  # the same ones: `check_classes`
     if real.labels is not None or generated.labels is not None:
         which = "real" if real.labels is not None else "generated"
         say(f"only the {which} images have classes: scored as one set, without scores by class")

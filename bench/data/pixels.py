@@ -98,7 +98,7 @@ def _is_big_endian(path: Path) -> bool:
     from PIL import Image
 
     with Image.open(path) as file:
-        return _rawmode(file.tile[0][3])[-1] == "B"  # type: ignore[attr-defined]
+        return _rawmode(file.tile[0][3])[-1] == "B"
 
 
 def _bytes_of_depth(path: Path, last: str) -> NDArray[np.uint8]:
@@ -106,9 +106,8 @@ def _bytes_of_depth(path: Path, last: str) -> NDArray[np.uint8]:
     from PIL import Image, ImageOps
 
     with Image.open(path) as file:
-        tiles = []
-        for tile in file.tile:  # type: ignore[attr-defined]
-            mode = _rawmode(tile[3])[:-1] + last
-            tiles.append((*tile[:3], mode if isinstance(tile[3], str) else (mode, *tile[3][1:])))
-        file.tile = tiles  # type: ignore[attr-defined]
+        for index, tile in enumerate(file.tile):
+            args: Any = tile[3]
+            mode = _rawmode(args)[:-1] + last
+            file.tile[index] = tile._replace(args=mode if isinstance(args, str) else (mode, *args[1:]))
         return np.asarray(ImageOps.exif_transpose(file).convert("RGB"))
