@@ -130,6 +130,7 @@ def test_both_deviations_have_columns_of_their_own(results: Results, tmp_path: P
     single = tables.main_table(read(tmp_path / "single", seeds={}))
     column = [head.title for head in single.columns].index("Seed std")
     assert {row[column].text for _, rows in single.sections for row in rows} == {tables.NOTHING}
+    assert any("no statement about the family" in note for note in single.notes)
 
 
 def test_long_form_has_both_deviations(results: Results) -> None:

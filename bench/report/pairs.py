@@ -182,8 +182,8 @@ def left_out(results: Results, key: Key | None) -> str:
     if not left:
         return ""
     return (
-        f"Not compared: {', '.join(left)}. The interval of fewer than {SEEDS_NEEDED} training seeds holds the sampling of "
-        "test subjects, and no statement about the family."
+        f"Not compared: {', '.join(left)}. Fewer than {SEEDS_NEEDED} training seeds allow no statement about the family; with "
+        "one, its interval holds the sampling of test subjects alone."
     )
 
 

@@ -486,6 +486,11 @@ def _notes(
         f"Mean ± sampling deviation over {draws} draws; [95 % interval by bootstrap over test subjects, and over "
         "training seeds where there are several]; @n: that many real and as many generated images."
     )
+    if any(line.role == "family" and line.finished == 1 for line in joined):
+        notes.append(
+            "Of a family with one training seed the interval holds the sampling of test subjects alone: it is no statement "
+            "about the family."
+        )
     if any(column.title == "Seed std" for column in columns):
         notes.append(f"Seed std: deviation over training seeds; {NOTHING} with one, which can't show it.")
     if ranks:
