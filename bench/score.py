@@ -120,6 +120,11 @@ def score(
     real, generated, *training = sides.values()
     for line in remarks(looks, sides, size, channels):
         say(line)
+    if request.subject_pattern is None:
+        say(
+            "no --subject-pattern: each real image counts as a subject of its own; where patients have several images, "
+            "intervals and floor come out too small"
+        )
     conditional = _match_classes(real, generated, say)
     data, split = _dataset(real, training[0] if training else None, conditional)
     spec, protocol = _protocol(request, data, split, generated, conditional, say)
