@@ -456,8 +456,8 @@ def sections(
 
 
 def _small(joined: Iterable[Line], key: Key) -> bool:
-    """Whether so few images bias the number: it is Fréchet distances, which need a covariance, that they do."""
-    return key.measure.startswith("frechet") and any(
+    """Whether so few images bias the number: it is the Fréchet distance, which needs a covariance, that they do."""
+    return key.measure == "frechet_distance" and any(
         "n < 2d" in line.numbers[key].flags for line in joined if key in line.numbers
     )
 
