@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -125,7 +126,14 @@ def evaluate(
     if (run is None) == (real is None and generated is None):
         raise InputError("name either a RUN, or --real and --generated")
     if run is not None:
-        _rescore(run, overrides or (), out, device)
+        images_only = {"--train": train, "--image-size": image_size, "--channels": channels, "--window": window,
+                       "--subject-pattern": subject_pattern}  # fmt: skip
+        for option, value in images_only.items():
+            if value is not None:
+                raise InputError(f"{option}: for --real and --generated; a RUN has its suite's")
+        changed = {"features": features, "measures": measures, "samples_per_draw": n, "draws": draws}
+        added = [f"evaluation.{key}={json.dumps(value)}" for key, value in changed.items() if value]
+        _rescore(run, [*(overrides or ()), *added], out, device)
         return
     if real is None or generated is None:
         raise InputError(f"--{'real' if real is None else 'generated'} is missing: scores compare two sets of images")
@@ -133,10 +141,10 @@ def evaluate(
         raise InputError("--channels 2: 1 (grey) or 3 (colour)")
     import torch
 
-    from bench.display import score_tables
+    from bench.display import make_display, score_tables
     from bench.plan import resolve_device
     from bench.registry import FEATURES
-    from bench.score import DEFAULT_FEATURES, Request, score, write_rows
+    from bench.score import DEFAULT_FEATURES, Request, check_writable, score, write_rows
     from bench.store import write_json
     from bench.suite import read_extractors
 
@@ -150,8 +158,15 @@ def evaluate(
         measures=tuple(measures or ()), image_size=image_size, channels=channels, n=n, draws=draws, window=window,
         subject_pattern=subject_pattern, extractors=extractors,
     )  # fmt: skip
+    check_writable(out)
     console = _console()
-    rows = score(request, lambda text: console.print(text, markup=False), torch.device(resolve_device(device)), told)
+    try:
+        with make_display(console) as display:
+            shown = partial(display.progress, "evaluate")
+            rows = score(request, display.note, torch.device(resolve_device(device)), progress=shown, told=told)
+    except KeyboardInterrupt:  # the command line library would end without a word
+        typer.echo("bench: interrupted; nothing was written", err=True)
+        raise typer.Exit(130) from None
     for table in score_tables(rows):
         console.print(table)
     write_json(out / "features.json", told)

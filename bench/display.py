@@ -26,7 +26,9 @@ def results_table(folder: Path) -> Table | None:
     columns, rows = terminal_rows(results)
     if not rows:
         return None
-    table = Table(title=folder.name, header_style="bold", row_styles=["", "dim"], pad_edge=False)
+    flagged = any("†" in cell for row in rows for cell in row)
+    caption = "† n < 2d: few images for so many features, so biased upwards; compare at the same n" if flagged else None
+    table = Table(title=folder.name, caption=caption, header_style="bold", row_styles=["", "dim"], pad_edge=False)
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
@@ -45,6 +47,10 @@ def score_tables(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
         table = Table(
             header_style="bold", pad_edge=False, title=f"features: {kind}" if kind else "of the images themselves"
         )
+        if any(row["std"] is not None or row["lower"] is not None for row in own):
+            table.caption = (
+                "mean ± deviation over draws (floor: over halvings) [95 % interval over subjects of the real side]"
+            )
         for title in ("Images", "Class"):
             table.add_column(title, overflow="fold")
         table.add_column("n", justify="right")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -32,9 +33,14 @@ def rescore(
     Raises:
         InputError: no finished training there, other overrides, or data that are no longer those of the training.
     """
-    job, before = read_json(run / "job.json"), read_json(run.parent.parent / "reference.json") or {}
+    job, before = read_json(run / "job.json"), read_json(run.parent.parent / "reference.json")
     if job is None or "generator" not in job or not trained(run):
         raise InputError(f"{run}: no finished training here; name a folder below results/SUITE/runs")
+    if before is None:
+        raise InputError(
+            f"{run}: {run.parent.parent / 'reference.json'} is missing, which says what data it was trained on; move a "
+            "results folder as a whole"
+        )
     for override in overrides:
         if not override.startswith("evaluation."):
             raise InputError(f"--set {override}: only evaluation.* can change for a training that stands")
@@ -45,14 +51,18 @@ def rescore(
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "suite.yaml"
         file.write_text(json.dumps(only), encoding="utf-8")  # JSON is YAML
-        suite = load_suite(file, overrides)
+        try:
+            suite = load_suite(file, overrides)
+        except InputError as error:  # the file is of our making: what is wrong was said with --set or another option
+            raise InputError(re.sub(re.escape(str(file)) + r"(:\d+)?", str(run), str(error))) from None
     prepared = session.prepare(suite, out, device, display.preparing)
     now: dict[str, Any] = {"data": prepared.data.fingerprint, "split": prepared.split.hash}
     then = {"data": before.get("data", {}).get("fingerprint"), "split": before.get("split", {}).get("hash")}
     for what in now:
         if now[what] != then[what]:
             raise InputError(
-                f"{run}: the {what} is no longer the training's ({then[what]}, now {now[what]}); nothing was scored"
+                f"{run}: the {what} is no longer the training's ({then[what]}, now {now[what]}); nothing was scored: bring "
+                "back the data as they were, or train anew"
             )
     row = prepared.plan.trainings[0]
     if not row.trained:

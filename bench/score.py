@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import math
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,28 +16,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 
 from bench.data.dataset import ImageDataset
-from bench.data.images import SUFFIXES, ImageFolder
 from bench.data.splits import Split
 from bench.errors import InputError, UnavailableError
 from bench.evaluate import ALL, Drawn, Protocol, Scorer, make_protocol
 from bench.extractors import build_extractor, state_of
+from bench.intake import check_classes, check_range, common_shape, known_images, look, remarks
 from bench.metrics.features import Extracted, FeatureExtractor
+from bench.metrics.inception import weights_at_hand
 from bench.metrics.records import GROUPS, MEASURES
+from bench.registry import suggestion
 from bench.seeds import numpy_rng
+from bench.sides import LEAST, Say, Side, read_side
 from bench.store import write_bytes
 from bench.suite import EvaluationSpec
 
-LEAST = 10
-"""Images on either side below which nothing is scored."""
-DEFAULT_FEATURES = ("random",)
+DEFAULT_FEATURES: tuple[str, ...] = ()
+"""Those that can be had at once: see `_default_features`."""
 MOST_DRAWS = 20
 HALVES = 10
 """Random halves of the real images behind the floor."""
-DARK = 32768
-"""Half the range of 16 bits."""
 COLUMNS = (
     "set", "class", "features", "measure", "mean", "std", "draws", "n_real", "n_generated", "lower", "upper", "flag",
     "about",
@@ -48,7 +46,11 @@ _AT_HALF = (
     "frechet_distance", "frechet_distance_infinity", "kernel_distance", "gaussian_kernel_distance", "precision_recall",
 )  # fmt: skip
 
-Say = Callable[[str], None]
+_ALONE = ("images", "logits")
+"""What measures need that tell of one set of images alone."""
+
+Progress = Callable[[str, float, str], None]
+"""Is told the phase, its share that is done, and a detail."""
 
 
 @dataclass(frozen=True)
@@ -77,36 +79,21 @@ class Request:
     seed: int = 0
 
 
-@dataclass
-class Side:
-    """One side's images as they were found."""
-
-    images: np.ndarray
-    """uint8 [n, C, H, W]."""
-    labels: np.ndarray | None
-    class_names: tuple[str, ...]
-    subjects: np.ndarray
-
-
-@dataclass(frozen=True)
-class _Look:
-    """What a first look at one side finds."""
-
-    sizes: Counter[tuple[int, int]]
-    """Height and width -> number of images."""
-    colour: bool
-    """Whether any image has three different channels."""
-    deep: float | None = None
-    """The greatest of the values where they have more than 8 bits."""
-
-
-def score(request: Request, say: Say, device: torch.device, told: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+def score(
+    request: Request,
+    say: Say,
+    device: torch.device,
+    *,
+    progress: Progress = lambda *_: None,
+    told: dict[str, Any] | None = None,
+) -> list[dict[str, Any]]:
     """Score generated against real images.
 
     Args:
         request: what and how.
         say: is told what happens, a line at a time.
         device: where extractors run.
+        progress: is told how far reading, extraction and scoring are.
         told: is filled with every extractor's rule, backend and details, by its name.
 
     Returns:
@@ -116,19 +103,41 @@ def score(request: Request, say: Say, device: torch.device, told: dict[str, Any]
         InputError: images that can't be read or don't fit each other, or too few of them.
         UnavailableError: none of the features can be had.
     """
+    if not request.features:
+        request = replace(request, features=_default_features(say))
+    request = replace(request, features=tuple(dict.fromkeys(request.features)))
     for name in request.features:
         if name in _NOT_WITHOUT_TRAINING:
             raise InputError(f"--features {name}: these are trained on a suite's training images; use bench run")
+    _measures(request)  # a word that is misspelt is told before anything is read
     given = {"--real": request.real, "--generated": request.generated}
     if request.train is not None:
         given["--train"] = request.train
-    looks = {option: _look(path, option) for option, path in given.items()}
-    size, channels = _shape(request, looks)
-    _check_range(request, looks)
-    real, generated, *training = (
-        _read(path, option, request, size, channels, looks[option].deep is not None, say)
+    looks = {option: look(path, option) for option, path in given.items()}
+    size, channels = common_shape(looks, request.image_size, request.channels)
+    check_classes(looks)
+    check_range(looks, request.window)
+    sides = {
+        option: read_side(
+            path,
+            option,
+            size=size,
+            channels=channels,
+            window=request.window if looks[option].deep else None,
+            subject_pattern=request.subject_pattern if option == "--real" else None,
+            say=say,
+            progress=_counted(f"reading {option}", progress),
+        )
         for option, path in given.items()
-    )
+    }
+    real, generated, *training = sides.values()
+    for line in remarks(looks, sides, size, channels):
+        say(line)
+    if request.subject_pattern is None:
+        say(
+            "no --subject-pattern: each real image counts as a subject of its own; where patients have several images, "
+            "intervals and floor come out too small"
+        )
     conditional = _match_classes(real, generated, say)
     data, split = _dataset(real, training[0] if training else None, conditional)
     spec, protocol = _protocol(request, data, split, generated, conditional, say)
@@ -142,14 +151,34 @@ def score(request: Request, say: Say, device: torch.device, told: dict[str, Any]
     real_found, generated_found = {}, {}
     for name, extractor in extractors.items():
         say(f"features {name}: {extractor.rule}")
-        real_found[name] = extractor(real.images)
-        generated_found[name] = extractor(generated.images)
+        real_found[name] = _extract(extractor, real.images, _counted(f"features {name}, real", progress))
+        generated_found[name] = _extract(extractor, generated.images, _counted(f"features {name}, generated", progress))
     draw = _draws(generated, generated_found, protocol, conditional, request.seed)
     scorer = Scorer(data, split, protocol, spec, extractors, _rows_of(real_found, protocol.union))
-    found, _ = scorer.score(draw, conditional=conditional, emit=lambda *_, **__: None)
+    found, _ = scorer.score(draw, conditional=conditional, emit=lambda _, **told: progress(
+        "scoring", told["fraction"], f"{told['detail']} of {spec.draws}"
+    ))  # fmt: skip
+    if copies := known_images(real, generated):
+        for row in found:
+            row["flag"] = "; ".join(part for part in (row["flag"], f"{copies} real images among these") if part)
     rows = [{"set": "generated", **row} for row in found if row["draws"]]  # not classes that are too small
-    rows += _floor(request, data, split, spec, extractors, real, real_found, generated, generated_found)
+    rows += _of_real(request, data, split, protocol, spec, extractors, real, real_found, conditional)
+    rows += _floor(request, data, split, spec, extractors, real, real_found, generated, generated_found, say, progress)
     return [{key: row.get(key) for key in COLUMNS} for row in rows]
+
+
+def check_writable(folder: Path) -> None:
+    """Make the folder, and see whether files can be written there, before anything is computed for it.
+
+    Raises:
+        InputError: it can't be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"--out {folder}: can't be written to ({error.strerror}); name another folder") from None
 
 
 def write_rows(rows: Sequence[Mapping[str, Any]], folder: Path) -> Path:
@@ -164,190 +193,33 @@ def write_rows(rows: Sequence[Mapping[str, Any]], folder: Path) -> Path:
     return folder / "results.csv"
 
 
-# --- reading ------------------------------------------------------------------------------------------------------------
+# --- features -----------------------------------------------------------------------------------------------------------
 
 
-def _shape(request: Request, looks: Mapping[str, _Look]) -> tuple[tuple[int, int], int]:
-    """Height and width, and channels, that all sides are brought to: the real images' own if nothing else is said."""
-    real = looks["--real"]
-    size = next(iter(real.sizes))
-    for option, look in looks.items():
-        own = next(iter(look.sizes))
-        if request.image_size is None and len(look.sizes) > 1:
-            told = ", ".join(f"{h}x{w} ({count})" for (h, w), count in look.sizes.most_common(3))
-            raise InputError(f"{option}: images of {len(look.sizes)} sizes: {told}; say --image-size HEIGHT WIDTH")
-        if request.image_size is None and own != size:
-            raise InputError(
-                f"{option}: images of {own[0]}x{own[1]}, real ones of {size[0]}x{size[1]}; say --image-size HEIGHT WIDTH, "
-                "to which all are resized"
-            )
-        if request.channels is None and look.colour != real.colour:
-            grey = (
-                "the real images are grey, these coloured"
-                if look.colour
-                else "the real images are coloured, these grey"
-            )
-            raise InputError(f"{option}: {grey}; say --channels 1 or --channels 3")
-    return request.image_size or size, request.channels or (3 if real.colour else 1)
+def _default_features(say: Say) -> tuple[str, ...]:
+    """Inception's where its weights lie on this machine, and random ones, which need none."""
+    if weights_at_hand():
+        return ("inception", "random")
+    say(
+        "no Inception weights on this machine, so no FID in the usual sense: --features inception downloads them (91 MB), "
+        "or name the file with BENCH_INCEPTION_WEIGHTS"
+    )
+    return ("random",)
 
 
-def _check_range(request: Request, looks: Mapping[str, _Look]) -> None:
-    """Refuse values of more than 8 bits that leave most of their range empty: they would all be read as black."""
-    if request.window is not None:
-        if request.window[0] >= request.window[1]:
-            raise InputError(
-                f"--window {request.window[0]:g} {request.window[1]:g}: the first value must be below the second"
-            )
-        if all(look.deep is None for look in looks.values()):
-            raise InputError("--window: all images have 8 bits, which span black to white; leave it out")
-        return
-    for option, look in looks.items():
-        if look.deep is not None and look.deep < DARK:
-            raise InputError(
-                f"{option}: images of more than 8 bits with no value above {look.deep:g}; say which values are black and "
-                f"white: --window 0 {look.deep:g}, or --window 0 65535 if they are meant so"
-            )
+def _extract(extractor: FeatureExtractor, images: np.ndarray, progress: Callable[[int, int], None]) -> Extracted:
+    """Extract in whole batches, so that the numbers are those of one call, and count."""
+    step = extractor.batch_size * max(1, 128 // extractor.batch_size)
+    parts = []
+    for start in range(0, len(images), step):
+        parts.append(extractor(images[start : start + step]))
+        progress(min(start + step, len(images)), len(images))
+    logits = [part.logits for part in parts if part.logits is not None]
+    return Extracted(torch.cat([part.features for part in parts]), torch.cat(logits) if logits else None)
 
 
-def _look(path: Path, option: str) -> _Look:
-    """Read all headers, and the pixels that tell colour and range."""
-    if path.suffix in (".npy", ".npz"):
-        images = _array(path, option)
-        colour = images.shape[1] == 3 and bool((images != images[:, :1]).any())
-        return _Look(Counter({(images.shape[2], images.shape[3]): len(images)}), colour)
-    from PIL import Image
-
-    sizes: Counter[tuple[int, int]] = Counter()
-    colour, deep = False, None
-    for file in _files(path, option):
-        try:
-            with Image.open(file) as image:
-                turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-                sizes[(image.width, image.height) if turned else (image.height, image.width)] += 1
-                if image.mode[0] in "IF":
-                    deep = max(deep or 0.0, float(np.asarray(image).max()))
-                elif not colour and image.mode not in ("L", "LA", "1"):
-                    pixels = np.asarray(image.convert("RGB"))
-                    colour = bool((pixels != pixels[..., :1]).any())
-        except OSError:
-            continue  # named by the reader, which counts it
-    if not sizes:
-        raise InputError(f"{option}: none of the images in {path} can be read")
-    return _Look(sizes, colour, deep)
-
-
-def _files(path: Path, option: str) -> list[Path]:
-    if not path.is_dir():
-        what = "there is no such folder" if not path.exists() else "neither a folder nor a .npy or .npz file"
-        raise InputError(f"{option} {path}: {what}")
-    files = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
-    if not files:
-        raise InputError(f"{option} {path}: no images here ({' '.join(SUFFIXES)})")
-    return files
-
-
-def _array(path: Path, option: str) -> np.ndarray:
-    """Read an array of images as uint8 [n, C, H, W].
-
-    Taken: [n, H, W], [n, C, H, W] or [n, H, W, C] with 1 or 3 channels; uint8, or floats in [0, 1]. An .npz must hold one
-    array, or one named 'images'.
-    """
-    try:
-        loaded = np.load(path, allow_pickle=False)
-    except Exception as error:  # whatever NumPy and its zip reader make of damaged bytes
-        raise InputError(
-            f"{option} {path}: can't be read as an array: {(str(error).splitlines() or [''])[0]}"
-        ) from None
-    if isinstance(loaded, np.lib.npyio.NpzFile):
-        name = "images" if "images" in loaded.files else loaded.files[0] if len(loaded.files) == 1 else None
-        if name is None:
-            raise InputError(f"{option} {path}: holds {', '.join(loaded.files) or 'nothing'}; name one array 'images'")
-        try:
-            loaded = loaded[name]
-        except Exception as error:  # a member of the archive that is damaged
-            raise InputError(f"{option} {path}: can't read {name!r}: {(str(error).splitlines() or [''])[0]}") from None
-    if loaded.ndim == 3:
-        loaded = loaded[:, None]
-    if loaded.ndim == 4 and loaded.shape[1] not in (1, 3) and loaded.shape[3] in (1, 3):
-        loaded = loaded.transpose(0, 3, 1, 2)
-    if loaded.ndim != 4 or loaded.shape[1] not in (1, 3) or not len(loaded):
-        raise InputError(
-            f"{option} {path}: expected images [n, H, W], [n, C, H, W] or [n, H, W, C], got {loaded.shape}"
-        )
-    if loaded.dtype == np.uint8:
-        return np.ascontiguousarray(loaded)
-    if loaded.dtype.kind != "f":
-        raise InputError(f"{option} {path}: {loaded.dtype} has no known range; store uint8, or floats in [0, 1]")
-    if not np.isfinite(loaded).all() or loaded.min() < 0 or loaded.max() > 1:
-        raise InputError(
-            f"{option} {path}: floats must lie in [0, 1], found {loaded.min():g} to {loaded.max():g}; "
-            "for [-1, 1] store (x + 1) / 2"
-        )
-    return np.rint(np.ascontiguousarray(loaded) * 255).astype(np.uint8)
-
-
-def _read(
-    path: Path, option: str, request: Request, size: tuple[int, int], channels: int, deep: bool, say: Say
-) -> Side:
-    """Read one side, of this size and number of channels; the window is for values of more than 8 bits."""
-    if path.suffix in (".npy", ".npz"):
-        side = _from_array(_array(path, option), size, channels)
-    else:
-        side = _from_folder(path, option, request, size, channels, request.window if deep else None, say)
-    if len(side.images) < LEAST:
-        raise InputError(
-            f"{option} {path}: {len(side.images)} images are too few; {LEAST} are the least, some hundreds wise"
-        )
-    return side
-
-
-def _from_array(images: np.ndarray, size: tuple[int, int], channels: int) -> Side:
-    from PIL import Image
-
-    if images.shape[1] == 3 and channels == 1:
-        images = np.stack([np.asarray(Image.fromarray(i.transpose(1, 2, 0)).convert("L"))[None] for i in images])
-    if images.shape[1] == 1 and channels == 3:
-        images = np.repeat(images, 3, axis=1)
-    if images.shape[2:] != size:
-        method = Image.Resampling.BICUBIC
-        images = np.stack(
-            [[np.asarray(Image.fromarray(plane).resize(size[::-1], method)) for plane in image] for image in images]
-        )
-    return Side(images, None, (ALL,), np.array([str(index) for index in range(len(images))]))
-
-
-def _from_folder(
-    path: Path,
-    option: str,
-    request: Request,
-    size: tuple[int, int],
-    channels: int,
-    window: tuple[float, float] | None,
-    say: Say,
-) -> Side:
-    files = _files(path, option)
-    flat = [file for file in files if file.parent == path]  # a folder per class, or one without classes
-    if flat and len(flat) != len(files):
-        raise InputError(f"{option} {path}: images both here and in folders below; a folder per class, or all in one")
-    pattern = request.subject_pattern if option == "--real" else None
-    options = {"image_size": size, "channels": channels, "subject_pattern": pattern, "window": window}
-    options["keep_constant"] = option == "--generated"
-    with tempfile.TemporaryDirectory() as scratch:
-        where = path.resolve()
-        options |= {"root": str(where.parent), "classes": (where.name,)} if flat else {"root": str(where)}
-        try:
-            data = ImageFolder(ImageFolder.Options.model_validate(options)).prepare(Path(scratch))
-        except ValidationError as error:
-            raise InputError(f"{option}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
-        except InputError as error:
-            raise InputError(
-                f"{option}: {str(error).replace('data.', '').replace('or raise max_skipped_fraction', '')}"
-            ) from None
-        for name, reason in data.skipped[:5]:
-            say(f"left out: {name}: {reason}")
-        images = data.bytes(np.arange(len(data)))
-    classes = len(data.class_names) > 1
-    return Side(images, data.labels if classes else None, data.class_names if classes else (ALL,), data.subjects)
+def _counted(phase: str, progress: Progress) -> Callable[[int, int], None]:
+    return lambda done, total: progress(phase, done / max(1, total), f"{done:,} of {total:,} images")
 
 
 # --- the protocol -------------------------------------------------------------------------------------------------------
@@ -356,13 +228,7 @@ def _from_folder(
 def _match_classes(real: Side, generated: Side, say: Say) -> bool:
     """Whether both sides have the same classes; otherwise both are taken as one, and that is said."""
     if real.labels is not None and generated.labels is not None:
-        if real.class_names == generated.class_names:
-            return True
-        unknown = sorted(set(generated.class_names) ^ set(real.class_names))
-        raise InputError(
-            f"--generated: classes {', '.join(generated.class_names)} against real {', '.join(real.class_names)}; "
-            f"only on one side: {', '.join(unknown)}. Give both the same folders, or put the images into one"
-        )
+        return True  # the same ones: `check_classes`
     if real.labels is not None or generated.labels is not None:
         which = "real" if real.labels is not None else "generated"
         say(f"only the {which} images have classes: scored as one set, without scores by class")
@@ -395,26 +261,50 @@ def _protocol(
     request: Request, data: ImageDataset, split: Split, generated: Side, conditional: bool, say: Say
 ) -> tuple[EvaluationSpec, Protocol]:
     """Choose measures, n and the number of draws, and say what bounds them."""
-    possible = [group for group in GROUPS if _possible(group, request)]
-    asked = request.measures or tuple(possible)
-    for group in asked:
-        if group not in possible:
-            raise InputError(f"--measures {group}: not to be had here; possible are {', '.join(possible)}")
+    asked = _measures(request)
     most = len(generated.images)
     if conditional and generated.labels is not None:
         most = int(np.bincount(generated.labels, minlength=len(generated.class_names)).min())
     n = min(request.n or most, most)
+    each = " per class" if conditional else ""
+    if request.n and request.n > n:
+        say(f"warning: --n {request.n:,}: the generated images suffice for {n:,}{each}, which are used")
     spec = EvaluationSpec(
         draws=2, samples_per_draw=max(LEAST, n), measures=asked, extractors=dict(request.extractors),
         features=request.features, inception_weights=request.inception_weights, bootstrap=request.bootstrap, few=LEAST,
     )  # fmt: skip
     protocol = make_protocol(data, split, spec)
+    if request.n and 0 < protocol.n_class < n:
+        say(f"warning: --n {n:,}: the real images suffice for {protocol.n_class:,}{each}, which are used")
+    for name, few in zip(protocol.class_names, protocol.few, strict=True):
+        if few and conditional:
+            say(f"warning: class {name}: fewer than {LEAST} real images, so no scores of its own")
+    if conditional and most < LEAST:
+        say(
+            f"warning: a class has {most} generated images, fewer than the {LEAST} that are drawn; its rows are flagged"
+        )
     available = len(generated.images) // max(1, len(protocol.labels(conditional)))
     draws = request.draws or max(1, min(MOST_DRAWS, available))
     if draws > available:
         say(f"{draws} draws of {len(protocol.labels(conditional)):,} from {len(generated.images):,} images share images: "
             "their deviation is too small")  # fmt: skip
     return spec.model_copy(update={"draws": draws}), protocol
+
+
+def _measures(request: Request) -> tuple[str, ...]:
+    """The groups of measures that are asked for, or all that can be had.
+
+    Raises:
+        InputError: an unknown one, or one that can't be had from what is given.
+    """
+    possible = [group for group in GROUPS if _possible(group, request)]
+    for group in request.measures:
+        if group not in GROUPS:
+            raise InputError(f"--measures {group}: no such measure; {suggestion(group, possible)}")
+        if group not in possible:
+            why = " without --train" if "training images" in {MEASURES[name].needs for name in GROUPS[group]} else ""
+            raise InputError(f"--measures {group}: not to be had here{why}; possible are {', '.join(possible)}")
+    return tuple(dict.fromkeys(request.measures)) or tuple(possible)
 
 
 def _possible(group: str, request: Request) -> bool:
@@ -474,6 +364,29 @@ def _rows_of(found: Mapping[str, Extracted], chosen: np.ndarray) -> dict[str, Ex
     }
 
 
+def _of_real(
+    request: Request,
+    data: ImageDataset,
+    split: Split,
+    protocol: Protocol,
+    spec: EvaluationSpec,
+    extractors: Mapping[str, FeatureExtractor],
+    real: Side,
+    real_found: Mapping[str, Extracted],
+    conditional: bool,
+) -> list[dict[str, Any]]:
+    """The real images' own value of what is no comparison, and so is to be read beside it: variety, Inception Score."""
+    alone = {name for group in spec.measures for name in GROUPS[group] if MEASURES[name].needs in _ALONE}
+    groups = tuple(group for group in spec.measures if alone & set(GROUPS[group]))
+    if not groups:
+        return []
+    once = spec.model_copy(update={"draws": 1, "bootstrap": 0, "measures": groups})
+    scorer = Scorer(data, split, protocol, once, extractors, _rows_of(real_found, protocol.union))
+    draw = _draws(real, real_found, protocol, conditional, request.seed)
+    rows, _ = scorer.score(draw, conditional=conditional, emit=lambda *_, **__: None)
+    return [{"set": "real images", **row} for row in rows if row["measure"] in alone and row["mean"] is not None]
+
+
 def _floor(
     request: Request,
     data: ImageDataset,
@@ -484,17 +397,22 @@ def _floor(
     real_found: Mapping[str, Extracted],
     generated: Side,
     generated_found: Mapping[str, Extracted],
+    say: Say,
+    progress: Progress,
 ) -> list[dict[str, Any]]:
     """Score one half of the real subjects, and as many generated images, against the other half; mean over halvings."""
     pooled = data.as_one_class()
     measures = tuple(name for name in _AT_HALF if name in spec.measures)
     names = np.unique(real.subjects)
     if len(names) < 4 or not measures:
+        if len(names) < 4:
+            say(f"warning: {len(names)} subjects among the real images: no floor, and intervals mean nothing")
         return []
     once = spec.model_copy(update={"draws": 1, "bootstrap": 0, "measures": measures})
     values: dict[tuple[str, str, str], list[float]] = {}
     template: dict[tuple[str, str, str], dict[str, Any]] = {}
     for number in range(HALVES):
+        progress("floor", number / HALVES, f"halving {number + 1} of {HALVES}")
         rng = numpy_rng(request.seed, "halves", number)
         first = np.isin(real.subjects, rng.permutation(names)[: len(names) // 2])
         one, other = np.flatnonzero(first), rng.permutation(np.flatnonzero(~first))

@@ -241,7 +241,7 @@ def test_finished_training_is_scored_again_elsewhere(finished, tmp_path):
     folder = cwd / "results" / "shapes"
     run = next((folder / "runs").glob("cvae-seed0-*"))
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    change = ["--set", "evaluation.draws=3", "--set", "evaluation.samples_per_draw=15"]
+    change = ["--draws", 3, "--set", "evaluation.samples_per_draw=15"]
     change += ["--set", "evaluation.features=[random, radiomics]"]
     bench("evaluate", run, *change, "--out", tmp_path / "again", cwd=cwd, check=0)
     assert "colour made grey by luma" in (tmp_path / "again" / folder.name / "report.html").read_text(encoding="utf-8")
@@ -256,6 +256,8 @@ def test_finished_training_is_scored_again_elsewhere(finished, tmp_path):
     for options, expected in (
         (["--set", "data.image_size=[32, 32]"], "only evaluation.* can change"),
         (["--out", folder.parent], "holds the run itself"),
+        (["--window", 0, 255], "--window: for --real and --generated"),
+        (["--features", "radnom"], f"{run}: evaluation.features: unknown feature 'radnom'; did you mean 'random'?"),
     ):
         assert expected in bench("evaluate", run, *options, cwd=cwd, check=2).stderr
     assert "no finished training here" in bench("evaluate", folder, cwd=cwd, check=2).stderr

@@ -12,7 +12,6 @@ from bench.metrics.statistics import (
     feature_matrix,
     interval,
     mean_std,
-    nested,
     paired_difference_interval,
 )
 
@@ -88,17 +87,6 @@ def test_intervals_over_subjects_cover_and_intervals_over_images_do_not():
             covered[name] += low <= 0 <= high
     assert 356 <= covered["subjects"] <= 395
     assert covered["images"] < 290
-
-
-def test_nested_replicates_spread_by_training_seed_too():
-    rng = np.random.default_rng(0)
-    rows = [rng.normal(mean, 1, 4000) for mean in (0, 10)]
-    combined = nested(rows)
-    assert combined.std() == pytest.approx(math.sqrt(1 + 25), rel=0.02)
-    assert np.array_equal(combined, nested(rows))
-    assert all(value in (first, second) for value, first, second in zip(combined[:50], *rows, strict=False))
-    with pytest.raises(ValueError, match="same length"):
-        nested([])
 
 
 def test_pairing_removes_what_both_share():

@@ -12,7 +12,7 @@ from PIL import Image
 from bench.errors import InputError
 from bench.metrics.frechet import FrechetReference
 from bench.registry import FEATURES
-from bench.score import COLUMNS, Request, score, write_rows
+from bench.score import COLUMNS, Request, check_writable, score, write_rows
 
 CPU = torch.device("cpu")
 
@@ -242,3 +242,138 @@ def test_results_file_reads_back(sides, tmp_path):
         back = list(csv.DictReader(file))
     assert len(back) == len(found)
     assert float(back[0]["mean"]) == found[0]["mean"]
+
+
+# ---- what a newcomer may hand over
+
+
+def test_progress_counts_images_and_draws(sides):
+    told = []
+    score(Request(real=sides[0], generated=sides[1], n=20, measures=("frechet_distance",)), lambda _: None, CPU,
+          progress=lambda phase, share, detail: told.append((phase, share, detail)))  # fmt: skip
+    assert ("reading --real", 1.0, "60 of 60 images") in told
+    assert ("features random, generated", 1.0, "60 of 60 images") in told
+    assert ("scoring", 1.0, "draw 3 of 3") in told
+    assert any(phase == "floor" for phase, _, _ in told)
+    assert all(0 <= share <= 1 for _, share, _ in told)
+
+
+def test_without_inception_weights_it_is_said_how_to_have_them(sides, monkeypatch, tmp_path):
+    monkeypatch.delenv("BENCH_INCEPTION_WEIGHTS", raising=False)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    lines = []
+    scores(*sides, lines, measures=("frechet_distance",))
+    assert any("--features inception" in line and "BENCH_INCEPTION_WEIGHTS" in line for line in lines)
+
+
+def test_copies_of_real_images_are_flagged(sides):
+    """A set with 30 of the real images in it scores better than it is; lines and the file both say so."""
+    for number in range(30):
+        (sides[1] / f"p{number:03d}.png").write_bytes((sides[0] / f"p{number:03d}.png").read_bytes())
+    lines = []
+    row = scores(*sides, lines)["generated", "all", "frechet_distance"]
+    assert "30 real images among these" in row["flag"]
+    assert any("30 of 60 generated images are real ones" in line for line in lines)
+    lines = []
+    scores(*sides, lines, train=sides[0])
+    assert any("60 real images are training images too" in line for line in lines)
+
+
+def test_lost_things_are_told(sides, tmp_path):
+    """Transparency, JPEG against PNG, repeats, other kinds of files, links that lead nowhere."""
+    images = blobs(58, 1)
+    for number, image in enumerate(images):
+        alpha = np.full((24, 24), 255 if number else 0, np.uint8)
+        Image.fromarray(np.stack([image[0], alpha], axis=-1), "LA").save(tmp_path / "generated" / f"p{number:03d}.png")
+    Image.fromarray(images[3, 0]).save(tmp_path / "generated" / "p059.png")
+    (tmp_path / "generated" / "notes.txt").write_text("x")
+    (tmp_path / "generated" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    for number, image in enumerate(blobs(60, 5)):
+        Image.fromarray(image[0]).save(tmp_path / "real" / f"p{number:03d}.png", "JPEG")
+    lines = []
+    scores(*sides, lines, measures=("frechet_distance",))
+    text = "\n".join(lines)
+    assert "--generated: not read: 1 links that lead nowhere, 1 .txt" in text
+    assert "--generated: 1 images have transparency, which is dropped" in text
+    assert "real images are JPEG, generated ones PNG" in text
+    assert "1 of 60 generated images repeat another" in text
+    assert "grey levels of 255: real " in text
+
+
+def test_fewer_images_than_asked_for_is_told(sides):
+    lines = []
+    row = scores(*sides, lines, n=1000, measures=("frechet_distance",))["generated", "all", "frechet_distance"]
+    assert row["n_generated"] == 60
+    assert any("--n 1,000: the generated images suffice for 60" in line for line in lines)
+
+
+def test_depths_do_not_mix_under_a_window(sides, tmp_path):
+    """An 8-bit image under a 12-bit window would be black."""
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    for number, image in enumerate(blobs(30, 1)):
+        values = image[0] if number == 7 else image[0].astype(np.uint16) * 16
+        Image.fromarray(values).save(mixed / f"{number:03d}.png")
+    with pytest.raises(InputError, match="--generated mixes images of 8 bits with deeper ones"):
+        scores(sides[0], mixed, window=(0, 4095))
+
+
+def test_signed_and_float_values_ask_for_their_whole_span(sides, tmp_path):
+    tifffile = pytest.importorskip("tifffile", reason="needs tifffile to write odd TIFFs")
+    folder = tmp_path / "signed"
+    folder.mkdir()
+    for number, image in enumerate(blobs(30, 1)):
+        tifffile.imwrite(folder / f"{number:03d}.tif", image[0].astype(np.float32) / 127.5 - 1)
+    with pytest.raises(InputError, match=r"--generated: .* none below -\d.*--window -\d"):
+        scores(sides[0], folder)
+    found = scores(sides[0], folder, window=(-1, 1), n=30)["generated", "all", "frechet_distance"]["mean"]
+    expected = scores(sides[0], save(tmp_path / "plain", blobs(30, 1)), n=30)["generated", "all", "frechet_distance"]
+    assert found == pytest.approx(expected["mean"], rel=1e-3)
+
+
+def test_links_to_class_folders_count(tmp_path):
+    for number, name in enumerate(("left", "right")):
+        save(tmp_path / "real" / name, blobs(20, number))
+        save(tmp_path / "elsewhere" / name, blobs(20, 10 + number))
+        (tmp_path / "generated").mkdir(exist_ok=True)
+        (tmp_path / "generated" / name).symlink_to(tmp_path / "elsewhere" / name)
+    assert scores(tmp_path / "real", tmp_path / "generated")["generated", "right", "recall"]["n_generated"] == 20
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"measures": ("frechet",)}, "--measures frechet: no such measure; did you mean 'frechet_distance'"),
+        ({"measures": ("memorization",)}, "not to be had here without --train"),
+        ({"image_size": (1, 1)}, "--image-size 1 1: a side has 8 to 4096"),
+        ({"subject_pattern": r"x(\d)"}, "--subject-pattern: .* finds no subject in real/p000.png"),
+    ],
+)
+def test_options_that_can_not_be_are_named(sides, options, expected):
+    with pytest.raises(InputError, match=expected):
+        scores(*sides, **options)
+
+
+def test_masks_of_nought_and_one_are_not_taken_for_images(sides, tmp_path):
+    np.save(tmp_path / "masks.npy", (blobs(30, 1) > 100).astype(np.uint8))
+    with pytest.raises(InputError, match="no value above 1 of 255"):
+        scores(sides[0], tmp_path / "masks.npy")
+    np.save(tmp_path / "named.npy", blobs(30, 1))
+    with pytest.raises(InputError, match="is an array, whose images have no names"):
+        scores(tmp_path / "named.npy", sides[1], subject_pattern=r"(\d)")
+
+
+def test_a_folder_that_can_not_be_written_to_is_told_before_anything_is_computed(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match=r"--out .*file: can't be written to"):
+        check_writable(tmp_path / "file")
+    check_writable(tmp_path / "new" / "folder")
+    assert list((tmp_path / "new" / "folder").iterdir()) == []
+
+
+def test_what_is_no_comparison_stands_beside_the_real_images_own(sides):
+    """SSIM of pairs has no better direction; the real side's value is that of real images drawn as generated ones are."""
+    found = scores(*sides, measures=("ssim",))
+    own = scores(sides[0], sides[0], measures=("ssim",))
+    assert found["real images", "all", "ssim_diversity"]["mean"] == own["generated", "all", "ssim_diversity"]["mean"]
+    assert ("real images", "all", "frechet_distance") not in scores(*sides)

@@ -13,17 +13,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from bench.data.dataset import ImageDataset, content_fingerprint
+from bench.data.pixels import UnusableError, raw_values
 from bench.errors import InputError
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -43,10 +41,6 @@ class _Item:
     name: str
     label: str
     subject: str
-
-
-class _Unusable(Exception):  # noqa: N818
-    """Why one image is left out."""
 
 
 class ImageFolder:
@@ -293,21 +287,15 @@ class ImageFolder:
 
     def _read(self, item: _Item) -> tuple[Array | None, str, int]:
         """Return the image as float32 [channels, height, width] in [0, 1], or why it is left out; and its bits."""
-        from PIL import Image, ImageOps
-
         try:
-            with Image.open(item.path) as file:
-                if file.width * file.height > MAX_PIXELS:
-                    raise _Unusable(f"{file.width} x {file.height} pixels are too many")
-                image = ImageOps.exif_transpose(file)
-                raw, bits = _pixels(image)
+            raw, bits = raw_values(item.path, MAX_PIXELS)
             values = self._intensities(raw, bits, item)
             if np.ptp(values) == 0 and not self.options.keep_constant:
-                raise _Unusable("constant: every pixel is the same")
+                raise UnusableError("constant: every pixel is the same")
             return self._resized(self._colour(values)), "", bits
         except InputError:
             raise
-        except _Unusable as error:
+        except UnusableError as error:
             return None, str(error), 0
         except Exception as error:  # whatever a damaged file makes a decoder raise, it is that one image's fault
             reason = (str(error).splitlines() or [""])[0].replace(str(item.path), item.name)
@@ -315,10 +303,10 @@ class ImageFolder:
 
     def _intensities(self, raw: Array, bits: int, item: _Item) -> Array:
         if not np.isfinite(raw).all():
-            raise _Unusable("holds values that are not finite")
+            raise UnusableError("holds values that are not finite")
         window = self.options.window
         if window is None and bits > 16:
-            raise _Unusable("holds 32-bit values: give data.window")
+            raise UnusableError("holds 32-bit values: give data.window")
         low, high = window or (0.0, float(2**bits - 1))
         if not self.options.clip and (raw.min() < low or raw.max() > high):
             raise InputError(
@@ -374,20 +362,3 @@ def _rows(table: Path, needed: Iterable[str]) -> Iterator[tuple[int, dict[str, s
                 )
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{table}: can't be read: {error}") from None
-
-
-def _pixels(image: Image.Image) -> tuple[Array, int]:
-    """Return raw values [h, w] or [h, w, 3] and their bits: 8, 16, or 32 where no full range is known."""
-    if image.mode in ("P", "PA"):
-        image = image.convert("RGB")
-    if image.mode in ("LA", "La"):
-        image = image.getchannel(0)
-    if image.mode in ("RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"):
-        image = image.convert("RGB")
-    if image.mode == "1":
-        image = image.convert("L")
-    raw = np.asarray(image)
-    bits = 8 if image.mode in ("L", "RGB") else 16 if image.mode.startswith("I;16") else 32
-    if bits == 32 and raw.dtype.kind == "i" and raw.size and raw.min() >= 0 and raw.max() <= 65535:
-        bits = 16  # some decoders give 16-bit files as 32-bit integers
-    return raw.astype(np.float32), bits

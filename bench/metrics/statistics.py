@@ -1,13 +1,12 @@
 """Means, resampling of subjects and intervals, with NumPy alone (the report uses it without torch).
 
 Two deviations are kept apart throughout: over draws (sampling) and over training seeds; and intervals come from a third
-source, the subjects that happen to be in the test set.
+source, the subjects that happen to be in the test set. Families of several seeds are compared in `comparison`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -100,23 +99,6 @@ def interval(estimate: float, replicates: ArrayLike, level: float = 0.95) -> tup
         raise ValueError("an interval needs two or more replicates, all finite")
     low, high = np.quantile(array - array.mean(), [(1 - level) / 2, (1 + level) / 2])
     return float(estimate + low), float(estimate + high)
-
-
-def nested(replicates: Sequence[ArrayLike], seed: int = 0) -> Array:
-    """Combine the replicates of several training seeds: replicate b is that of a training seed picked at random.
-
-    The result spreads by the test subjects and by the training seed together, as one further training would. Replicate b
-    of every training must be the same resample of subjects.
-
-    Args:
-        replicates: one array [replicates] per training seed, of equal length.
-        seed: of the choice; the same for all families that are to be compared.
-    """
-    table = np.asarray([np.asarray(row, dtype=np.float64) for row in replicates])
-    if table.ndim != 2 or not table.size:
-        raise ValueError("expected one row of replicates per training seed, all of the same length")
-    count = table.shape[1]
-    return table[numpy_rng(seed, "nested").integers(len(table), size=count), np.arange(count)]
 
 
 def paired_difference_interval(

@@ -18,6 +18,7 @@ from jinja2 import Environment, StrictUndefined
 
 from bench.report.closest import draw_closest
 from bench.report.figures import Picture, draw_all, style, withheld
+from bench.report.pairs import left_out, pair_tables, pairs_frame
 from bench.report.progress import draw_progress, progress_tables
 from bench.report.protocol import detail_tables, environments, protocol
 from bench.report.recognition import recognition_tables
@@ -29,6 +30,8 @@ from bench.report.tables import (
     Table,
     class_summary,
     class_tables,
+    deviation_table,
+    first_distance,
     further_table,
     main_table,
     summary_table,
@@ -57,8 +60,9 @@ class ReportSummary:
 def write_report(folder: Path) -> ReportSummary:
     """Rebuild every table, figure and the page from a results folder alone, each file whole or not at all.
 
-    Writes results.csv (long form), table.csv (a row per generator, every number), table_by_class.csv, table.md,
-    table.html and table.tex (main table, further measures, distances by class), figures/*.svg and *.png, report.html.
+    Writes results.csv (long form), table.csv (a row per generator, every number), table_by_class.csv, pairs.csv (families
+    two by two), table.md, table.html and table.tex (main table, pairs, deviations, further measures, distances by class),
+    figures/*.svg and *.png, report.html.
     Figures of an earlier report that are no longer drawn are removed.
 
     Raises:
@@ -76,6 +80,7 @@ def write_report(folder: Path) -> ReportSummary:
         "results.csv": results_frame(results).to_csv(index=False, lineterminator="\n").encode(),
         "table.csv": summary_table(results).to_csv(index=False, lineterminator="\n").encode(),
         "table_by_class.csv": class_summary(results).to_csv(index=False, lineterminator="\n").encode(),
+        "pairs.csv": pairs_frame(results).to_csv(index=False, lineterminator="\n").encode(),
         "table.md": to_markdown(tables).encode(),
         "table.html": _template(bare=True, title=f"{results.name}: tables", tables=tables).encode(),
         "table.tex": to_latex(tables).encode(),
@@ -102,8 +107,8 @@ def write_report(folder: Path) -> ReportSummary:
 
 def all_tables(results: Results) -> list[Table]:
     """Every table of the report, those that are quoted from other sources last."""
-    further = further_table(results)
-    tables = [main_table(results, ranks(results)), *([further] if further else []), *class_tables(results)]
+    more = [table for table in (deviation_table(results), further_table(results)) if table]
+    tables = [main_table(results, ranks(results)), *pair_tables(results), *more, *class_tables(results)]
     return [
         *tables,
         *recognition_tables(results),
@@ -127,6 +132,9 @@ def render_page(results: Results, pictures: Sequence[Picture]) -> str:
         conclusion=conclusion(results),
         warnings=warnings(results),
         main=main_table(results, ranks(results)),
+        pairs=pair_tables(results),
+        unpaired=left_out(results, first_distance(results)),
+        deviations=deviation_table(results),
         further=further_table(results),
         by_class=[*class_tables(results), *recognition_tables(results)],
         progress=progress_tables(results),

@@ -34,8 +34,8 @@ def protocol(results: Results) -> list[tuple[str, str]]:
         ),
         (
             "Intervals",
-            f"95 %, {rules.get('replicates', 'no')} bootstrap replicates over test subjects, nested in the training "
-            "seeds where there are several",
+            f"95 %, {rules.get('replicates', 'no')} bootstrap replicates over test subjects: centred percentiles with one "
+            "training seed; with several, Student's t with the variances over seeds and over resampled subjects",
         ),
     ]
     for name, entry in results.features.items():

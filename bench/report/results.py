@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,8 +23,8 @@ ALL = "all"
 """The class name of scores over all classes together."""
 STATUSES = ("finished", "failed", "diverged", "interrupted", "pending")
 COLUMNS = (
-    "generator", "role", "seed", "class", "features", "measure", "mean", "std", "draws", "n_real", "n_generated",
-    "lower", "upper", "flag", "status",
+    "generator", "role", "seed", "class", "features", "measure", "mean", "std", "training_std", "draws", "n_real",
+    "n_generated", "lower", "upper", "flag", "status",
 )  # fmt: skip
 COST_ORDER = ("training_seconds", "seconds_per_1000_samples", "peak_memory_bytes", "parameters")
 
@@ -220,21 +220,35 @@ def results_frame(results: Results) -> pd.DataFrame:
     """Return every number in long form: one row per run and score, costs last (features '', class 'all').
 
     Sorted in the plan's order, then as stored. A run without any number is one row with an empty measure, so that its
-    status is not lost. `about`, last, says what belongs to a measure's name: scales, bandwidth.
+    status is not lost. `std` is the deviation over draws, `training_std` that of the means over the generator's
+    finished seeds, the same in the row of each; empty with one seed. `about`, last, says what belongs to a measure's
+    name: scales, bandwidth.
     """
+    spread = _training_deviations((*results.runs, *results.translators))
     rows: list[tuple[Any, ...]] = []
     for run in (*results.runs, *results.translators):
         head = (run.generator, run.role, run.seed)
         numbers: list[tuple[Any, ...]] = [
-            (*key, s.mean, s.std, s.draws, s.n_real, s.n_generated, s.lower, s.upper, s.flag)
+            (
+                *key,
+                s.mean,
+                s.std,
+                spread.get((run.generator, key)),
+                s.draws,
+                s.n_real,
+                s.n_generated,
+                s.lower,
+                s.upper,
+                s.flag,
+            )
             for key, s in run.scores.items()
         ]
         costs = [name for name in COST_ORDER if name in run.costs] + sorted(set(run.costs) - set(COST_ORDER))
-        numbers += [(ALL, "", name, run.costs[name], *[None] * 6, "") for name in costs]
-        rows += [(*head, *number, run.status) for number in numbers or [(ALL, "", "", *[None] * 7, "")]]
+        numbers += [(ALL, "", name, run.costs[name], *[None] * 7, "") for name in costs]
+        rows += [(*head, *number, run.status) for number in numbers or [(ALL, "", "", *[None] * 8, "")]]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     whole = dict.fromkeys(["draws", "n_real", "n_generated"], "Int64")
-    real = dict.fromkeys(["mean", "std", "lower", "upper"], "float64")
+    real = dict.fromkeys(["mean", "std", "training_std", "lower", "upper"], "float64")
     frame = frame.astype({**whole, **real})
     about = {
         (run.generator, run.seed, *key): score.about
@@ -243,6 +257,15 @@ def results_frame(results: Results) -> pd.DataFrame:
     }
     names = ("generator", "seed", "class", "features", "measure")
     return frame.assign(about=[about.get(row, "") for row in zip(*(frame[name] for name in names), strict=True)])
+
+
+def _training_deviations(runs: Iterable[Run]) -> dict[tuple[str, Key], float]:
+    """Generator and number -> deviation of its mean over finished seeds; none where fewer than two have it."""
+    means: dict[tuple[str, Key], list[float]] = {}
+    for run in runs:
+        for key, score in run.scores.items() if run.finished else ():
+            means.setdefault((run.generator, key), []).append(score.mean)
+    return {key: float(np.std(found, ddof=1)) for key, found in means.items() if len(found) > 1}
 
 
 def _required(folder: Path, name: str) -> dict[str, Any]:

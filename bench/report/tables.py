@@ -16,8 +16,9 @@ from statistics import fmean, median
 
 import pandas as pd
 
+from bench.metrics.comparison import over_trainings
 from bench.metrics.records import MEASURES
-from bench.metrics.statistics import interval, mean_std, nested
+from bench.metrics.statistics import mean_std
 from bench.report.results import ALL, COST_ORDER, Key, Results, Run
 
 COPYING = -3.0
@@ -85,7 +86,7 @@ class Number:
     """One number of one generator, joined over its finished training seeds.
 
     `std` is the sampling deviation (over draws; root mean square over seeds), `training_std` the deviation over seeds
-    (None for one), `lower` and `upper` the interval over test subjects, nested in the seeds where there are several.
+    (None for one), `lower` and `upper` the interval over test subjects, and over seeds where there are several.
     """
 
     mean: float
@@ -223,7 +224,7 @@ def _join(runs: Sequence[Run], key: Key) -> Number:
     means = [score.mean for score in scores]
     lower, upper = scores[0].lower, scores[0].upper
     if len(scores) > 1:
-        lower, upper = _nested_interval(fmean(means), [score.replicates for score in scores])
+        lower, upper = _interval_over_trainings(means, [score.replicates for score in scores])
     return Number(
         mean=fmean(means),
         std=math.sqrt(fmean(score.std**2 for score in scores)),
@@ -236,12 +237,15 @@ def _join(runs: Sequence[Run], key: Key) -> Number:
     )
 
 
-def _nested_interval(mean: float, replicates: Sequence[Sequence[float]]) -> tuple[float | None, float | None]:
+def _interval_over_trainings(
+    means: Sequence[float], replicates: Sequence[Sequence[float]]
+) -> tuple[float | None, float | None]:
     """The interval over subjects and trainings; none where a training has no replicates, or other ones."""
     sizes = {len(row) for row in replicates}
-    if len(sizes) > 1 or min(sizes) < 2 or not all(math.isfinite(value) for row in replicates for value in row):
+    values = [*means, *(value for row in replicates for value in row)]
+    if len(sizes) > 1 or min(sizes) < 2 or not all(map(math.isfinite, values)):
         return None, None
-    return interval(mean, nested(replicates))
+    return over_trainings(means, replicates)
 
 
 # ---- names and numbers as people read them
@@ -292,19 +296,26 @@ def decimals(numbers: Iterable[Number]) -> int:
     return max(0, min(4, digits))
 
 
-def number_cell(number: Number | None, digits: int) -> Cell:
-    """Write mean ± sampling deviation, and the interval over test subjects where there is one."""
+def number_cell(number: Number | None, digits: int, *, flagged: bool = False) -> Cell:
+    """Write mean ± sampling deviation, and the interval over test subjects where there is one.
+
+    Args:
+        number: what is written; None: a dash.
+        digits: after the point.
+        flagged: whether too few images bias it: a dagger stands beside it.
+    """
     if number is None or not math.isfinite(number.mean):
         return Cell(NOTHING)
-    text = _signed(number.mean, digits)
+    text = signed(number.mean, digits) + "†" * flagged
     if math.isfinite(number.std) and number.draws > 1:
         text += f" ± {number.std:.{digits}f}"
     if number.lower is None or number.upper is None:
         return Cell(text)
-    return Cell(text, f"[{_signed(number.lower, digits)}, {_signed(number.upper, digits)}]")
+    return Cell(text, f"[{signed(number.lower, digits)}, {signed(number.upper, digits)}]")
 
 
-def _signed(value: float, digits: int) -> str:
+def signed(value: float, digits: int) -> str:
+    """Write a number with a real minus sign."""
     return f"{value:.{digits}f}".replace("-", "−")
 
 
@@ -321,7 +332,6 @@ COST_COLUMNS = {
 def main_table(results: Results, ranks: Mapping[str, int] | None = None) -> Table:
     """The table that is read first: distances on every features, fidelity, diversity, memorisation, costs."""
     joined, keys = lines(results), leading_keys(results)
-    several = any(number.training_std is not None for line in joined for number in line.numbers.values())
     columns, bodies = [Column("Generator"), Column("Seeds", "finished")], [head_cells(line) for line in joined]
     if ranks:
         columns.insert(1, Column("Rank"))
@@ -329,12 +339,12 @@ def main_table(results: Results, ranks: Mapping[str, int] | None = None) -> Tabl
             body.insert(1, Cell(str(ranks.get(line.generator, NOTHING))))
     for key in keys:
         add_scores(results, joined, key, columns, bodies)
-        if several and key.measure == "frechet_distance":
+        if key.measure == "frechet_distance":
             columns.append(Column("Seed std", f"of FD, {key.features}"))
             digits = decimals(line.numbers[key] for line in joined if key in line.numbers)
             for line, body in zip(joined, bodies, strict=True):
                 spread = line.numbers[key].training_std if key in line.numbers else None
-                body.append(Cell(NOTHING if spread is None else f"± {spread:.{digits}f}"))
+                body.append(_spread_cell(spread, digits))
     for name in (name for name in COST_ORDER if any(name in line.costs for line in joined)):
         columns.append(COST_COLUMNS[name])
         for line, body in zip(joined, bodies, strict=True):
@@ -342,6 +352,34 @@ def main_table(results: Results, ranks: Mapping[str, int] | None = None) -> Tabl
     caption = f"Quality and cost on {results.data_label}"
     notes = _notes(results, joined, keys, columns, ranks)
     return Table("main", caption, tuple(columns), sections(joined, bodies), tuple(notes))
+
+
+def _spread_cell(spread: float | None, digits: int) -> Cell:
+    return Cell(NOTHING if spread is None or not math.isfinite(spread) else f"± {spread:.{digits}f}")
+
+
+def deviation_table(results: Results) -> Table | None:
+    """Both deviations of the main table's numbers, each in a column of its own; None where nothing has finished."""
+    joined = [line for line in lines(results) if line.finished]
+    keys = [key for key in leading_keys(results) if any(key in line.numbers for line in joined)]
+    if not joined or not keys:
+        return None
+    columns, bodies = [Column("Generator"), Column("Seeds", "finished")], [head_cells(line) for line in joined]
+    for key in keys:
+        name = number_name(results, key)
+        columns += [Column(f"{name.title} draws", name.detail), Column(f"{name.title} seeds", name.detail)]
+        digits = decimals(line.numbers[key] for line in joined if key in line.numbers)
+        for line, body in zip(joined, bodies, strict=True):
+            number = line.numbers.get(key)
+            drawn = number.std if number and number.draws > 1 else None
+            body += [_spread_cell(drawn, digits), _spread_cell(number.training_std if number else None, digits)]
+    notes = (
+        "Draws: deviation over fresh generations of one training (root mean square over seeds). Seeds: deviation over "
+        f"training seeds of their means; {NOTHING} with one. Neither is the error of a mean, and the first never decides "
+        "which family is better.",
+    )
+    caption = f"Sampling and training deviation on {results.data_label}"
+    return Table("deviations", caption, tuple(columns), sections(joined, bodies), notes)
 
 
 def further_table(results: Results) -> Table | None:
@@ -420,7 +458,7 @@ def add_scores(
         detail = f"{key.features}; real test images {known:.2f}"
     columns.append(Column(f"{name.title}{mark} {arrow}".strip(), detail))
     for line, body in zip(joined, bodies, strict=True):
-        body.append(number_cell(line.numbers.get(key), digits))
+        body.append(number_cell(line.numbers.get(key), digits, flagged=_small([line], key)))
 
 
 def head_cells(line: Line) -> list[Cell]:
@@ -442,7 +480,7 @@ def sections(
 
 
 def _small(joined: Iterable[Line], key: Key) -> bool:
-    """Whether so few images bias the number: it is the Fréchet distance that they do."""
+    """Whether so few images bias the number: it is the Fréchet distance, which needs a covariance, that they do."""
     return key.measure == "frechet_distance" and any(
         "n < 2d" in line.numbers[key].flags for line in joined if key in line.numbers
     )
@@ -452,7 +490,7 @@ def _dagger(results: Results) -> str:
     sizes = [f"{name} d = {entry['dimensions']}" for name, entry in results.features.items() if entry.get("dimensions")]
     return (
         f"† Fewer images than twice the feature dimensions (n < 2d; {', '.join(sizes)}): biased upwards; "
-        "compare at the same n only, as with the floor."
+        "compare at the same n only, as with the floor above."
     )
 
 
@@ -469,13 +507,20 @@ def _notes(
         notes.append("Data are a phantom (simulated), not patients.")
     draws = results.protocol.get("draws", "several")
     notes.append(
-        f"Mean ± sampling deviation over {draws} draws; [95 % bootstrap interval over test subjects, nested in the "
+        f"Mean ± sampling deviation over {draws} draws; [95 % interval by bootstrap over test subjects, and over "
         "training seeds where there are several]; @n: that many real and as many generated images."
     )
+    if any(line.role == "family" and line.finished == 1 for line in joined):
+        notes.append(
+            "Of a family with one training seed the interval holds the sampling of test subjects alone: it is no statement "
+            "about the family."
+        )
     if any(column.title == "Seed std" for column in columns):
-        notes.append("Seed std: deviation over training seeds.")
+        notes.append(f"Seed std: deviation over training seeds; {NOTHING} with one, which can't show it.")
     if ranks:
-        notes.append("Rank: one more than the rows whose interval of the first distance lies wholly below.")
+        notes.append(
+            "Rank: one more than the rows that are better by the first distance and told apart, pair by pair (Holm, 5 %)."
+        )
         if any(line.role == "external" and line.generator in ranks for line in joined):
             notes.append(
                 "Images made elsewhere were trained under no budget of this suite, and their interval holds no variation "
@@ -512,7 +557,7 @@ def summary_table(results: Results) -> pd.DataFrame:
     """Return one row per generator, in the table's order, every number in full precision and in columns of its own.
 
     A number called `FD@280 (domain, vs test)` has the columns of that name and of that name followed by ` sampling
-    std`, ` training std`, ` lower` and ` upper`; costs keep their names and units (seconds, bytes).
+    std`, ` training std`, ` lower`, ` upper` and ` flag`; costs keep their names and units (seconds, bytes).
     """
     records: list[dict[str, object]] = []
     for line in lines(results):
@@ -532,10 +577,11 @@ def summary_table(results: Results) -> pd.DataFrame:
             record[f"{name} training std"] = number.training_std if number else None
             record[f"{name} lower"] = number.lower if number else None
             record[f"{name} upper"] = number.upper if number else None
+            record[f"{name} flag"] = "; ".join(sorted(number.flags)) if number else ""
         records.append(record | {cost: line.costs.get(cost) for cost in COST_ORDER})
     frame = pd.DataFrame(records)
     texts = ["generator", "role", "status", "reason", "seeds", "seeds_finished"]
-    return frame.astype({name: "float64" for name in frame.columns if name not in texts})
+    return frame.astype({name: "float64" for name in frame.columns if name not in texts and not name.endswith(" flag")})
 
 
 def class_summary(results: Results) -> pd.DataFrame:
@@ -571,7 +617,7 @@ def terminal_rows(results: Results) -> tuple[list[str], list[list[str]]]:
     for line in joined:
         row = [line.generator]
         for key, places in zip(keys, digits, strict=True):
-            cell = number_cell(line.numbers.get(key), places)
+            cell = number_cell(line.numbers.get(key), places, flagged=_small([line], key))
             row.append(str(cell) if key in distances[:1] else cell.text.split(" ")[0])
         row += [cost_text(name, line.costs.get(name)) for name in COST_ORDER[:3]]
         partly = 0 < line.finished < len(line.runs)

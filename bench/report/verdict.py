@@ -1,7 +1,7 @@
 """What the numbers allow to say: ranks, the conclusion, warnings, and whether floors and controls did their work.
 
-No winner is named from fewer than three training seeds, from overlapping intervals, or of a family that copies its
-training set. Nothing here lays out or writes.
+No winner is named from fewer than three training seeds, of pairs that can't be told apart, or of a family that copies
+its training set. Nothing here lays out or writes.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from bench.report.pairs import SEEDS_NEEDED, able, beaten_by, pairs
 from bench.report.protocol import budget_unit, environments
 from bench.report.results import ALL, Key, Results
 from bench.report.tables import (
@@ -26,8 +26,6 @@ from bench.report.tables import (
     number_name,
 )
 
-SEEDS_NEEDED = 3
-"""Training seeds a family needs before it may be ranked."""
 NAMED = 3
 """More rows than these are counted, or named without a reason: the conclusion must stay short."""
 COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -44,38 +42,14 @@ class Check:
 
 
 def ranks(results: Results) -> dict[str, int]:
-    """Rank the rows that may be: 1 + how many lie wholly below; empty if fewer than two may.
+    """Rank the rows that may be: 1 + how many are better and told apart; empty if fewer than two may.
 
-    So rows whose intervals overlap share a rank, unless one of them is separated from a third.
+    So rows that can't be told apart share a rank, unless only one of them is separated from a third.
     """
-    able = _competitors(results)
-    if len(able) < 2 or results.stamp or any(run.status == "pending" for run in results.runs):
+    first = first_distance(results)
+    if first is None or not pairs(results, first):
         return {}
-    bounds = {line.generator: _bounds(line, results) for line in able}
-    return {name: 1 + sum(upper < own[0] for _, upper in bounds.values()) for name, own in bounds.items()}
-
-
-def _competitors(results: Results) -> list[Line]:
-    """Families with enough finished seeds and an interval, and images made elsewhere beside them; nearest first.
-
-    Images made elsewhere are one set and so have no seeds; they compete where they are as many as the families', since
-    a Fréchet distance falls with the number of images.
-    """
-    first = first_distance(results)
-    able = [line for line in lines(results) if line.role in COMPETING and line.finished and _bounds(line, results)]
-    families = [line for line in able if line.role == "family" and line.finished >= SEEDS_NEEDED]
-    counts = {line.numbers[first].n_generated for line in families if first}
-    made = [line for line in able if line.role == "external" and first and line.numbers[first].n_generated in counts]
-    return [line for line in able if line in families or line in made]
-
-
-def _bounds(line: Line, results: Results) -> Any:
-    """The interval of the first distance, or None."""
-    first = first_distance(results)
-    number = line.numbers.get(first) if first else None
-    if number is None or number.lower is None or number.upper is None:
-        return None
-    return number.lower, number.upper
+    return {name: 1 + len(better) for name, better in beaten_by(results, first).items()}
 
 
 def conclusion(results: Results) -> str:
@@ -90,8 +64,8 @@ def conclusion(results: Results) -> str:
         return "Nothing may be concluded: no family has finished with a distance."
     if pending:
         return f"Nothing may be concluded yet: {pending} of {len(results.runs)} runs are pending."
-    able = _competitors(results)
-    if len(able) < 2:
+    compared = able(results, first)
+    if len(compared) < 2:
         most, needed = max(line.finished for line in done), _count(SEEDS_NEEDED)
         if len(done) == 1:
             return f"No ranking may be named: {done[0].generator} is the only family that finished."
@@ -99,31 +73,31 @@ def conclusion(results: Results) -> str:
         if most >= SEEDS_NEEDED:
             return f"No ranking may be named: fewer than two families have {needed} training seeds and an interval."
         return f"No ranking may be named: {seeds} per family where {needed} are needed."
-    return _verdict(results, first, able, [line for line in lines(results) if line.role in COMPETING])
+    return _verdict(results, first, compared, [line for line in lines(results) if line.role in COMPETING])
 
 
-def _verdict(results: Results, first: Key, able: Sequence[Line], everyone: Sequence[Line]) -> str:
-    """Name the lowest distance among ranked rows, or those that share it."""
-    name, best = number_name(results, first), able[0]
-    sharing = [_called(line) for line in able[1:] if _bounds(line, results)[0] <= _bounds(best, results)[1]]
-    families = sum(line.role == "family" for line in able)
+def _verdict(results: Results, first: Key, compared: Sequence[Line], everyone: Sequence[Line]) -> str:
+    """Name the lowest distance among the rows that are compared, or those that can't be told from it."""
+    name, best = number_name(results, first), compared[0]
+    beaten = beaten_by(results, first)
+    sharing = [_called(line) for line in compared[1:] if best.generator not in beaten[line.generator]]
+    families = sum(line.role == "family" for line in compared)
     scope = f"of the {_count(families)} families with {_count(SEEDS_NEEDED)} or more training seeds"
-    scope += f" and {_count(len(able) - families)} made elsewhere" if len(able) > families else ""
+    scope += f" and {_count(len(compared) - families)} made elsewhere" if len(compared) > families else ""
     if sharing:
         others = _join(sharing)
         if len(sharing) > NAMED:
-            others = "all the others" if len(sharing) == len(able) - 1 else f"{_count(len(sharing))} others: {others}"
-        whose = f"{'that' if len(sharing) == 1 else 'those'} of {others}"
-        overlap = f"{_called(best)} has the lowest {name}, but its 95 % interval overlaps {whose}"
-        text = f"No single winner {scope}: {overlap}."
+            everybody = len(sharing) == len(compared) - 1
+            others = "any of the others" if everybody else f"{_count(len(sharing))} others: {others}"
+        text = f"No single winner {scope}: {_called(best)} has the lowest {name}, but can't be told from {others}."
     else:
-        cell = number_cell(best.numbers[first], decimals(line.numbers[first] for line in able))
+        cell = number_cell(best.numbers[first], decimals(line.numbers[first] for line in compared))
         lowest = f"{_called(best)} has the lowest {name}, {cell}, {scope}"
         if best.copies:
             text = f"No winner: {lowest}, but the memorisation check finds that it copies training images."
         else:
-            text = f"{lowest}; its 95 % interval overlaps no other's."
-    left = [line for line in everyone if line not in able]
+            text = f"{lowest}; pair by pair it is told apart from every other."
+    left = [line for line in everyone if line not in compared]
     if len(left) > NAMED:
         text += f" Not ranked: {_join([line.generator for line in left])}."
     elif left:
