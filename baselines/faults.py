@@ -32,7 +32,7 @@ class HeldOut(TrainingCopy):
     """Real validation images as they are: nothing is wrong, and whoever sees a fault here sees ghosts.
 
     The null of Xu et al. 2018, An Empirical Study on Evaluation Metrics of Generative Adversarial Networks,
-    https://arxiv.org/abs/1806.07755, section 4: real images against real images of the same distribution. Subclasses change
+    https://arxiv.org/abs/1806.07755: real images against real images of the same distribution. Subclasses change
     what is asked for (`wanted`) or what is given (`spoil`).
     """
 
@@ -79,7 +79,7 @@ class NearCopy(TrainingCopy):
 class OneMode(HeldOut):
     """One mode a class: only the images that lie nearest to one image of it, in slightly changing brightness.
 
-    Mode collapse as Xu et al. 2018, https://arxiv.org/abs/1806.07755, section 4.2, simulate it. The one image is drawn at
+    Mode collapse as Xu et al. 2018, https://arxiv.org/abs/1806.07755, simulate it. The one image is drawn at
     random, near is by squared pixel differences. Brightness changes by up to 2 %, as within one subject, so that no two
     images are equal to the bit: `few_images` is that.
     """
@@ -131,7 +131,7 @@ class FewImages(OneMode):
 class MissingClasses(HeldOut):
     """Half of the classes never come: who asks for one gets images of the others.
 
-    Dropped modes as in Naeem et al. 2020, https://arxiv.org/abs/2002.09797, section 4.2, where one mode after the other is
+    Dropped modes as in Naeem et al. 2020, https://arxiv.org/abs/2002.09797, where one mode after the other is
     left out. The last classes are missing; in their place come images of the first ones in turn. Of a single class nothing
     is missing.
     """

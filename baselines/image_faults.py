@@ -116,7 +116,7 @@ class Intensity(HeldOut):
 class UpsideDown(HeldOut):
     """Real images upside down: every detail right, the anatomy wrong.
 
-    The transformations of Xu et al. 2018, https://arxiv.org/abs/1806.07755, section 4.4, by which a measure should not be
+    The transformations of Xu et al. 2018, https://arxiv.org/abs/1806.07755, by which a measure should not be
     moved where they leave an image right, as in photographs; no scanner gives this one.
     """
 
@@ -137,7 +137,7 @@ class UpsideDown(HeldOut):
 class Mirrored(UpsideDown):
     """Real images with left for right: hardly wrong in a brain, another patient in a chest.
 
-    As Xu et al. 2018, https://arxiv.org/abs/1806.07755, section 4.4, flip photographs.
+    As Xu et al. 2018, https://arxiv.org/abs/1806.07755, flip photographs.
     """
 
     axis: ClassVar[int] = 3
@@ -168,7 +168,7 @@ class Outliers(HeldOut):
     """Real images, and some that are nothing but noise.
 
     Contamination as in Heusel et al. 2017, https://arxiv.org/abs/1706.08500, figure 3, and Naeem et al. 2020,
-    https://arxiv.org/abs/2002.09797, section 4.2. An outlier has uniform noise in every pixel.
+    https://arxiv.org/abs/2002.09797. An outlier has uniform noise in every pixel.
     """
 
     source: ClassVar[str] = "Heusel et al. 2017"

@@ -233,3 +233,12 @@ def test_sight_by_class_takes_the_worst_class_and_none_without_numbers():
     assert sight(found, shuffled, row).z == pytest.approx(0.5 / (math.sqrt(2) * DEVIATION))
     assert sight(found, near, row) is None
     assert fault_check(found, near)[2] is None
+
+
+def test_the_docs_state_every_claim():
+    text = (Path(__file__).parent.parent / "docs" / "controls.md").read_text(encoding="utf-8")
+    for name, said in CLAIMS.items():
+        sees, blind = (
+            ", ".join(f for f in FAULTS if f in part and f != "held_out") for part in (said.sees, said.blind)
+        )
+        assert f"| {name} | {sees} | {blind} | {said.source} |" in text, name

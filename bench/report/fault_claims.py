@@ -118,7 +118,7 @@ CLAIMS: dict[str, Claim] = {
     "memorization": _claim(_COPY_NAMES, _REST, "Meehan 2020, Carlini 2023"),
     "near_copies": _claim(_COPY_NAMES, _REST, "Carlini 2023"),
     "frechet_distance by class": _claim(
-        f"{_DISTANCE} shuffled_labels", _COPY_NAMES, "as pooled; DeVries 2019 (labels, by class)"
+        f"{_DISTANCE} shuffled_labels", _COPY_NAMES, "as pooled; Miyato & Koyama 2018 (intra-class FID: labels)"
     ),
     "kernel_distance by class": _claim(f"{_DISTANCE} shuffled_labels", _COPY_NAMES, "as pooled"),
 }
