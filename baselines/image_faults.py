@@ -1,7 +1,7 @@
 """Fault controls whose images are not as they should be: blur, noise, grey levels, anatomy, junk among good ones.
 
 Each spoils real validation images and nothing else: see `baselines.faults`, whose `HeldOut` says why. The default
-severities are mild: on a few images they can be missed, but for those that turn the anatomy over.
+severities are such that a person who compares a few images side by side with real ones can see them, but for `mirrored`.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ class LowResolution(HeldOut):
     def spoil(self, images: Float[Tensor, "n c h w"], rng: torch.Generator) -> Float[Tensor, "n c h w"]:
         """Average down, interpolate up."""
         size = images.shape[2], images.shape[3]
-        small = tuple(max(1, round(side / self.hyperparameters.severity)) for side in size)
+        height, width = (max(1, round(side / self.hyperparameters.severity)) for side in size)
+        small = height, width
         if small == size:
             return images
         return F.interpolate(F.adaptive_avg_pool2d(images, small), size=size, mode="bicubic", antialias=True)

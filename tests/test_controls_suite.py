@@ -16,12 +16,12 @@ from bench.report.verdict import checks
 ROOT = Path(__file__).parent.parent
 SUITE = """
 name: faults
-data: {source: scanner_phantom, image_size: [48, 48], subjects: 160, proportions: balanced, slices: 4}
+data: {source: scanner_phantom, image_size: [48, 48], subjects: 480, proportions: balanced, slices: 2}
 split: {by: subject, fractions: {train: 0.5, validation: 0.25, test: 0.25}, seed: 0}
 generators: [held_out, training_copy, one_mode, missing_classes, shuffled_labels, blur]
 budget: {images_seen: 1}
 progress: {points: 0}
-evaluation: {draws: 4, samples_per_draw: 40, few: 20, bootstrap: 0, features: [domain, random]}
+evaluation: {draws: 4, samples_per_draw: 30, few: 20, bootstrap: 0, features: [domain, random]}
 tracking: {enabled: false}
 threads: 1
 """
