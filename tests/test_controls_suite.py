@@ -95,3 +95,38 @@ def test_the_report_shows_and_judges_it(finished):
         name: True for name in FAULTS if name in judged
     }
     assert len(judged) == 8, "six controls and two floors"
+
+
+@pytest.fixture(scope="module")
+def committed():
+    """(section, measure) -> fault -> cell, of the committed table."""
+    lines = (ROOT / "results" / "reference" / "controls" / "table.md").read_text(encoding="utf-8").splitlines()
+    start = next(index for index, line in enumerate(lines) if line.startswith("**Measure × fault"))
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[start + 2 :]]
+    heads, found, by_class = rows[0][1:], {}, False
+    for row in rows[2:]:
+        if len(row) < 2:
+            break
+        if row[0].startswith("**"):
+            by_class = row[0].startswith("**By class")
+            continue
+        found[by_class, row[0]] = dict(zip(heads, row[1:], strict=True))
+    return found
+
+
+def test_the_committed_table_shows_what_the_field_says_and_marks_where_it_is_wrong(committed):
+    assert {fault.replace("_", " ") for fault in FAULTS} == set(next(iter(committed.values())))
+    for (by_class, measure), row in committed.items():
+        assert not row["held out"].startswith("↓"), measure
+        copied = measure in ("C_T", "Near copies")
+        assert row["training copy"].startswith("↓") is copied, measure
+        assert not copied or not any(row[f].startswith("↓") for f in row if "copy" not in f), measure
+        if measure.startswith(("Recall", "Coverage")):
+            assert all(row[f].startswith("↓") for f in ("one mode", "few images", "missing classes")), measure
+        if not by_class and measure.startswith("Precision"):
+            assert all(row[f].startswith("↓") for f in ("blur", "low resolution", "noise")), measure
+            assert row["one mode"] == row["missing classes"] == "–", measure
+        if measure.startswith("FD"):
+            assert row["shuffled labels"].startswith("↓") is by_class, measure
+    assert committed[False, "Class acc. (domain)"]["shuffled labels"].startswith("↓")
+    assert committed[False, "Precision (domain)"]["outliers"] == "–†", "said to see it, and does not: see the docs"
