@@ -40,7 +40,7 @@ def finished(tmp_path_factory):
     cwd = tmp_path_factory.mktemp("controls")
     (cwd / "suite.yaml").write_text(SUITE)
     done = subprocess.run(
-        [sys.executable, "-m", "bench", "run", "suite.yaml"],
+        [sys.executable, "-m", "bench", "run", "suite.yaml", "--workers", "2"],
         cwd=cwd,
         capture_output=True,
         text=True,
