@@ -165,4 +165,4 @@ def check_classes(labels: Int[Tensor, " n"], num_classes: int) -> None:
     """Raise ValueError if a class has no image: its samples would be made up."""
     empty = [label for label in range(num_classes) if not bool((labels == label).any())]
     if empty:
-        raise ValueError(f"no training image of class {', '.join(map(str, empty))} (by index)")
+        raise ValueError(f"no image to fit of class {', '.join(map(str, empty))} (by index)")

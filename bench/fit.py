@@ -141,7 +141,9 @@ def fit(
         DivergedError: a loss, the weights or the images that `watch` draws stopped being finite.
     """
     if not model.trains:
-        return _fit_direct(model, data, training, seed, device)
+        if model.fitted_on == "validation" and model.family != "control":
+            raise InputError(f"{type(model).__name__}: only controls may be fitted on validation images")
+        return _fit_direct(model, data, validation if model.fitted_on == "validation" else training, seed, device)
     labels = torch.from_numpy(data.labels)
     optimizers = model.configure_optimizers()
     average = Average(model, model.ema_decay) if model.ema_decay else None
@@ -291,14 +293,14 @@ def _show(model: TrainableModel, average: Average | None, watch: Watch, result: 
 
 
 def _fit_direct(
-    model: TrainableModel, data: ImageDataset, training: np.ndarray, seed: int, device: torch.device
+    model: TrainableModel, data: ImageDataset, given: np.ndarray, seed: int, device: torch.device
 ) -> Fitted:
     started = time.perf_counter()
-    images = data.floats(training).to(device)
-    model.fit_direct(images, torch.from_numpy(data.labels[training]).to(device), torch_rng(seed, "training"))
+    images = data.floats(given).to(device)
+    model.fit_direct(images, torch.from_numpy(data.labels[given]).to(device), torch_rng(seed, "training"))
     model.eval()
     _check_weights(model, 0)
-    return Fitted(0, len(training), time.perf_counter() - started)
+    return Fitted(0, len(given), time.perf_counter() - started)
 
 
 def _flush(pending: dict[str, list[Tensor]], result: Fitted, emit: Emit) -> None:

@@ -84,6 +84,10 @@ class TrainableModel(nn.Module, ABC):
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     """Hyper-parameters that reproduce a source exactly, by its name; a suite asks for them with `preset: NAME`."""
 
+    fitted_on: ClassVar[Literal["training", "validation"]] = "training"
+    """What `fit_direct` is given. 'validation' is for controls that spoil real images which nobody has learnt; the harness
+    refuses it to everything that competes."""
+
     mixed_precision: ClassVar[bool] = False
     """Whether training may run under bfloat16 autocast where the machine gains from it."""
     mixed_sampling: ClassVar[bool] = False
@@ -146,7 +150,7 @@ class TrainableModel(nn.Module, ABC):
         return None
 
     def fit_direct(self, images: Float[Tensor, "n c h w"], labels: Int[Tensor, " n"], rng: torch.Generator) -> None:
-        """Fit from the whole training set in one call (closed forms and controls)."""
+        """Fit in one call (closed forms and controls) from the whole training set, or what `fitted_on` says."""
         raise TypeError(f"{type(self).__name__} has no fit_direct; it is trained by training_step")
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from bench.report.closest import draw_closest
+from bench.report.faults import fault_tables
 from bench.report.figures import Picture, draw_all, style, withheld
 from bench.report.pairs import left_out, pair_tables, pairs_frame
 from bench.report.progress import draw_progress, progress_tables
@@ -112,6 +113,7 @@ def all_tables(results: Results) -> list[Table]:
     return [
         *tables,
         *recognition_tables(results),
+        *fault_tables(results),
         *progress_tables(results),
         *translator_tables(results),
         *reported_tables(results),
@@ -147,6 +149,7 @@ def render_page(results: Results, pictures: Sequence[Picture]) -> str:
         sources=sources,
         withheld=[line.generator for line in withheld(results)],
         checks=checks(results),
+        faults=fault_tables(results),
         protocol=protocol(results),
         details=detail_tables(results),
         environments=environments(results),

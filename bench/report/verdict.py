@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bench.report.faults import fault_check, fault_of
 from bench.report.pairs import SEEDS_NEEDED, able, beaten_by, pairs
 from bench.report.protocol import budget_unit, environments
 from bench.report.results import ALL, Key, Results
@@ -169,6 +170,10 @@ def checks(results: Results) -> list[Check]:
     for line in joined:
         # a row may bear a label of its own; then its family says which control it is
         known = next((name for name in (line.runs[0].family, line.generator) if name in rules), None)
+        if known is None and fault_of(line):
+            expected, text, ok = fault_check(results, line)
+            found.append(Check(line.generator, expected, text if line.finished else line.status, ok))
+            continue
         if known is None:
             if line.role not in COMPETING:
                 found.append(Check(line.generator, "No expectation is known.", _told(results, line, first), None))
