@@ -7,5 +7,6 @@ Usable alone: nothing here knows a suite, a training or where results are kept, 
 - `features`: what a feature extractor is, and random features; `domain`, `inception`: the other extractors
 - `frechet`, `kernel`, `inception_score`, `manifold`: measures on features
 - `similarity`, `memorization`: measures on images
+- `classification`: scores of a classifier's predictions; `utility`: classifiers trained on generated images
 - `statistics`: means, resampling of subjects, intervals; `cost`: seconds, bytes, parameters
 """
