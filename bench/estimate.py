@@ -19,6 +19,7 @@ from bench.seeds import forked
 from bench.session import Prepared
 from bench.store import diverged
 from bench.translate import translated_draw
+from bench.utility import asked, estimated_seconds, wanted_labels
 
 TIMED_STEPS = 3
 START_SECONDS = 6.0
@@ -67,6 +68,9 @@ def _row(prepared: Prepared, row: Row, seen: dict[str, tuple[float, float, int]]
     images = spec.draws * len(protocol.labels(True))
     per_image = SCORING_SECONDS_PER_IMAGE + INCEPTION_SECONDS_PER_IMAGE * ("inception" in spec.features)
     scoring = images * per_image
+    if asked(prepared.suite):  # too long for an unconditional family, which is spared it
+        scoring += estimated_seconds(spec, prepared.data.shape, prepared.plan.threads)
+        images += len(wanted_labels(prepared.suite, prepared.data, prepared.split))
     if row.spec is None:
         seconds = REFERENCE_SECONDS / 2 + scoring
         return RowEstimate(name, "to score", f"about {seconds:.0f} s", seconds, 1_000_000)

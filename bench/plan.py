@@ -154,7 +154,8 @@ def make_plan(
     threads = suite.threads or default_threads()
     conditions = {"data": fingerprint, "split": split_hash, "threads": threads, "device": device}
     precision = resolve_precision(suite.precision, device)
-    protocol = suite.evaluation.model_dump(mode="json", exclude={"inception_weights"})
+    unused = {"inception_weights"} | ({"utility"} - set(suite.evaluation.measures))
+    protocol = suite.evaluation.model_dump(mode="json", exclude=unused)
     features = {key: protocol[key] for key in ("features", "samples_per_draw", "few", "bootstrap")}
     versions = {name: measure.version for name, measure in MEASURES.items()}
     extractors = {name: FEATURES.describe(name).attributes.get("version") for name in suite.evaluation.features}

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bench.errors import InputError
-from bench.metrics.records import GROUPS
+from bench.metrics.records import GROUPS, ON_REQUEST
 from bench.registry import FEATURES, GENERATORS, SOURCES, suggestion
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -104,16 +104,30 @@ class BudgetSpec(_Model):
         return self
 
 
+class UtilitySpec(_Model):
+    """How classifiers are trained that tell what generated images are good for (measures: [..., utility])."""
+
+    classifiers: int = Field(3, ge=2, le=100, description="networks for each kind of training images")
+    images_seen: int = Field(
+        20_000, ge=1_000, description="by each classifier, repeats counted; the same for every kind"
+    )
+    ratio: float = Field(1.0, gt=0, le=100, description="real plus generated: generated images seen for each real one")
+    samples: int | None = Field(
+        None, ge=1, description="generated images of each class; as many as it has training images if left out"
+    )
+
+
 class EvaluationSpec(_Model):
     """The protocol of scoring; a change here trains nothing anew."""
 
     draws: int = Field(20, ge=2, description="fresh generations behind every mean and deviation")
     samples_per_draw: int = Field(200, ge=10, description="per class; the smallest sufficient test class bounds it")
     few: int = Field(50, ge=10, description="a class with fewer test images is reported as too few")
-    measures: tuple[str, ...] = tuple(GROUPS)
+    measures: tuple[str, ...] = tuple(group for group in GROUPS if group not in ON_REQUEST)
     features: tuple[str, ...] = ("domain", "random")
     inception_weights: str | None = Field(None, description="file with the weights of the Inception network")
     bootstrap: int = Field(200, ge=0, le=10_000, description="resamples of the test subjects behind every interval")
+    utility: UtilitySpec = UtilitySpec()
 
     @field_validator("measures", "features")
     @classmethod

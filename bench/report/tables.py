@@ -16,7 +16,7 @@ from statistics import fmean, median
 
 import pandas as pd
 
-from bench.metrics.records import MEASURES
+from bench.metrics.records import GROUPS, MEASURES
 from bench.metrics.statistics import interval, mean_std, nested
 from bench.report.results import ALL, COST_ORDER, Key, Results, Run
 
@@ -326,7 +326,9 @@ def main_table(results: Results, ranks: Mapping[str, int] | None = None) -> Tabl
 def further_table(results: Results) -> Table | None:
     """Every measure that the main table leaves out; None if it leaves out none."""
     joined = lines(results)
-    keys = [key for key in score_keys(results) if key not in leading_keys(results)]
+    keys = [
+        key for key in score_keys(results) if key not in leading_keys(results) and key.measure not in GROUPS["utility"]
+    ]
     columns, bodies = [Column("Generator")], [head_cells(line)[:1] for line in joined]
     for key in keys:
         add_scores(results, joined, key, columns, bodies)
