@@ -22,6 +22,7 @@ from bench.seeds import forked
 from bench.session import Prepared
 from bench.store import diverged
 from bench.translate import translated_draw
+from bench.utility import asked, estimated_seconds, wanted_labels
 
 TIMED_STEPS = 3
 START_SECONDS = 6.0
@@ -85,6 +86,9 @@ def _row(prepared: Prepared, row: Row, seen: dict[str, tuple[float, float, int]]
     per_image = SCORING_SECONDS_PER_IMAGE + INCEPTION_SECONDS_PER_IMAGE * networks
     per_image += RADIOMICS_SECONDS_PER_IMAGE * ("radiomics" in spec.features)
     scoring = images * per_image
+    if asked(prepared.suite):  # too long for an unconditional family, which is spared it
+        scoring += estimated_seconds(spec, prepared.data.shape, prepared.plan.threads)
+        images += len(wanted_labels(prepared.suite, prepared.data, prepared.split))
     if row.spec is None:
         seconds = REFERENCE_SECONDS / 2 + scoring
         return RowEstimate(name, "to score", f"about {seconds:.0f} s", seconds, 1_000_000)

@@ -165,7 +165,8 @@ def make_plan(
     conditions = {"data": fingerprint, "split": split_hash, "threads": threads, "device": device}
     precision = resolve_precision(suite.precision, device)
     # what extractors depend on lies in the reference's id, by content and not by path
-    protocol = suite.evaluation.model_dump(mode="json", exclude={"inception_weights", "extractors"})
+    unused = {"inception_weights", "extractors"} | ({"utility"} - set(suite.evaluation.measures))
+    protocol = suite.evaluation.model_dump(mode="json", exclude=unused)
     features = {key: protocol[key] for key in ("features", "samples_per_draw", "few", "bootstrap")}
     # of the measures asked for, or taken of the real side itself: a new one elsewhere leaves what stands
     real_side = [MEASURES[name].version for name in ("frechet_distance", "inception_score")]

@@ -51,6 +51,7 @@ from bench.seeds import derive, forked
 from bench.store import Events, write_bytes, write_json, write_with
 from bench.suite import Suite
 from bench.translate import evaluate_translator, pairs_shown, translated_draw
+from bench.utility import Utility
 
 TIMED_SAMPLES = 200
 REASON_CHARACTERS = 300
@@ -128,11 +129,15 @@ def _reference(job: dict[str, Any], device: torch.device, emit: Events) -> None:
     extractors = prepare_reference(folder, job["reference_id"], suite, data, split, protocol, device, emit)
     real = load_real(folder, job["reference_id"], extractors)
     scorer = Scorer(data, split, protocol, suite.evaluation, extractors, real)
+    utility = Utility(folder, job["reference_id"], suite, data, split, device, emit)
+    utility.prepare()
     for floor in job["floors"]:
         emit("phase", phase=f"scoring {floor['name']}", fraction=0.0)
         make = fresh_draw if floor["name"] == "floor_fresh" else floor_draw
         draw = make(suite, data, split, protocol)
         scores, replicates = scorer.score(draw, conditional=True, emit=emit)
+        rows, more = utility.score(utility.floor(floor["name"]))
+        scores, replicates = scores + rows, replicates | more
         run = Path(floor["run"])
         base = {"schema": 1, "train_id": job["reference_id"], "generator": floor["name"], "seed": 0}
         result = {**base, "family": "floor", "role": "floor", "status": "finished", "reason": None}
@@ -398,9 +403,17 @@ def _evaluate(
         found = {name: extractor(images) for name, extractor in extractors.items()} if scored else None
         return Drawn(images.cpu().numpy(), wanted, None, found)
 
+    def make(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if isinstance(maker, ExternalImages):
+            return maker.draw(labels, job["seed"], -1)  # a stream that no scored draw has
+        return generate(maker, labels, job["seed"], "utility", device=device), labels
+
     scores, replicates = scorer.score(draw, conditional=maker.conditional, emit=emit)
     if isinstance(maker, GenerativeModel):
         scores += scorer.reconstructions(maker, device)
+    if maker.conditional:
+        rows, more = Utility(folder, job["reference_id"], suite, data, split, device, emit).score(make)
+        scores, replicates = scores + rows, replicates | more
     _write_samples(run, *draw(0, scored=False)[:2], protocol.shown() if maker.conditional else None, data.num_classes)
     write_closest(run, scorer.closest if suite.patient_images else None)
     _write_evaluation(run, {**base, "eval_id": job["eval_id"]}, scores, replicates)

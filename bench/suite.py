@@ -147,6 +147,19 @@ class ExtractorSpec(_Model):
         return self
 
 
+class UtilitySpec(_Model):
+    """How classifiers are trained that tell what generated images are good for (measures: [..., utility])."""
+
+    classifiers: int = Field(3, ge=2, le=100, description="networks for each kind of training images")
+    images_seen: int = Field(
+        20_000, ge=1_000, description="by each classifier, repeats counted; the same for every kind"
+    )
+    ratio: float = Field(1.0, gt=0, le=100, description="real plus generated: generated images seen for each real one")
+    samples: int | None = Field(
+        None, ge=1, description="generated images of each class; as many as it has training images if left out"
+    )
+
+
 class EvaluationSpec(_Model):
     """The protocol of scoring; a change here trains nothing anew."""
 
@@ -160,6 +173,7 @@ class EvaluationSpec(_Model):
     features: tuple[str, ...] = ("domain", "random")
     inception_weights: str | None = Field(None, description="the same as extractors.inception.weights")
     bootstrap: int = Field(200, ge=0, le=10_000, description="resamples of the test subjects behind every interval")
+    utility: UtilitySpec = UtilitySpec()
 
     @field_validator("extractors")
     @classmethod

@@ -10,5 +10,6 @@ Usable alone: nothing here knows a suite, a training or where results are kept, 
 - `frechet`, `kernel`, `gaussian_kernel`, `inception_score`, `manifold`: measures on features
 - `similarity`, `histogram`, `lpips`, `memorization`: measures on images
 - `against`: one set of real images and every measure against it, each tried by itself
+- `classification`: scores of a classifier's predictions; `utility`: classifiers trained on generated images
 - `statistics`: means, resampling of subjects, intervals; `cost`: seconds, bytes, parameters
 """

@@ -22,7 +22,7 @@ class Measure:
     """Least possible value."""
     high: float
     """Greatest possible value."""
-    needs: Literal["features", "logits", "images", "reconstructions", "training images", "cost"]
+    needs: Literal["features", "logits", "images", "reconstructions", "training images", "labelled images", "cost"]
     """What it is computed from."""
     group: str
     """Name under which a suite asks for it; 'cost' is always recorded."""
@@ -30,6 +30,24 @@ class Measure:
     version: int = 1
     """Raise it when a change of code changes numbers: older scores are then computed anew."""
 
+
+_OF_A_CLASSIFIER = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+    "macro_precision": "macro precision",
+    "macro_recall": "macro recall",
+    "roc_auc": "ROC AUC",
+}
+_UTILITY = tuple(
+    Measure(f"{prefix}_{name}", title.format(said), "higher", low, 1.0, "labelled images", "utility", reference)
+    for prefix, title, low, reference in (
+        ("tstr", "{} on real images after training on generated ones", 0.0, "Esteban 2017; Ravuri & Vinyals 2019"),
+        ("augmented", "{} on real images after training on real and generated ones", 0.0, "Frid-Adar 2018"),
+        ("gain", "gain in {} by generated images beside the real ones", -1.0, "Frid-Adar 2018"),
+    )
+    for name, said in _OF_A_CLASSIFIER.items()
+)  # fmt: skip
 
 _ALL = (
     Measure("frechet_distance", "Fréchet distance", "lower", 0.0, inf, "features", "frechet_distance", "Heusel 2017"),
@@ -96,6 +114,7 @@ _ALL = (
         "near_copies", "share of near copies of training images", "lower", 0.0, 1.0, "training images", "memorization",
         "Carlini 2023",
     ),
+    *_UTILITY,
     Measure("training_seconds", "training time in s", "lower", 0.0, inf, "cost", "cost", "measured"),
     Measure("seconds_per_1000_samples", "s per 1,000 samples", "lower", 0.0, inf, "cost", "cost", "measured"),
     Measure("peak_memory_bytes", "peak memory in bytes", "lower", 0.0, inf, "cost", "cost", "measured"),
@@ -114,5 +133,6 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 """What a suite may ask for -> the measures it gets."""
 
-ON_REQUEST: frozenset[str] = frozenset({"lpips"})
-"""Groups that a suite has to ask for; LPIPS: its weights are half a gigabyte, and were made for photographs."""
+ON_REQUEST: frozenset[str] = frozenset({"lpips", "utility"})
+"""Groups that a suite has to ask for. LPIPS: its weights are half a gigabyte, and were made for photographs; utility: its
+classifiers cost more than all other measures together."""

@@ -38,6 +38,7 @@ from bench.report.tables import (
     summary_table,
 )
 from bench.report.translators import draw_translations, translator_tables
+from bench.report.utility import utility_tables
 from bench.report.verdict import checks, conclusion, ranks, warnings
 from bench.store import write_bytes
 
@@ -114,6 +115,7 @@ def all_tables(results: Results) -> list[Table]:
         *tables,
         *recognition_tables(results),
         *fault_tables(results),
+        *utility_tables(results),
         *progress_tables(results),
         *translator_tables(results),
         *reported_tables(results),
@@ -140,6 +142,7 @@ def render_page(results: Results, pictures: Sequence[Picture]) -> str:
         further=further_table(results),
         by_class=[*class_tables(results), *recognition_tables(results)],
         progress=progress_tables(results),
+        utility=utility_tables(results),
         translation=translator_tables(results),
         reported=reported_tables(results),
         reported_heading=REPORTED,

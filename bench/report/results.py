@@ -150,6 +150,8 @@ class Results:
     """How progress was measured: points, n, and the real-data line by 'features/measure'."""
     recognition: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Features -> class -> the classifier's accuracy on real test images."""
+    utility: Mapping[str, Any] = field(default_factory=dict)
+    """How utility was measured, and the scores of classifiers trained on real images alone."""
 
     @property
     def generators(self) -> tuple[str, ...]:
@@ -204,6 +206,7 @@ def read_results(folder: Path) -> Results:
             translators=tuple(run for run in runs if run.role == "translator"),
             progress=reference.get("progress") or {},
             recognition=reference.get("recognition") or {},
+            utility=reference.get("utility") or {},
             data=reference["data"],
             split=reference["split"],
             classes=tuple(reference["classes"]),

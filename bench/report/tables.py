@@ -17,7 +17,7 @@ from statistics import fmean, median
 import pandas as pd
 
 from bench.metrics.comparison import over_trainings
-from bench.metrics.records import MEASURES
+from bench.metrics.records import GROUPS, MEASURES
 from bench.metrics.statistics import mean_std
 from bench.report.results import ALL, COST_ORDER, Key, Results, Run
 
@@ -385,7 +385,9 @@ def deviation_table(results: Results) -> Table | None:
 def further_table(results: Results) -> Table | None:
     """Every measure that the main table leaves out; None if it leaves out none."""
     joined = lines(results)
-    keys = [key for key in score_keys(results) if key not in leading_keys(results)]
+    keys = [
+        key for key in score_keys(results) if key not in leading_keys(results) and key.measure not in GROUPS["utility"]
+    ]
     columns, bodies = [Column("Generator")], [head_cells(line)[:1] for line in joined]
     for key in keys:
         add_scores(results, joined, key, columns, bodies)
