@@ -37,7 +37,7 @@ def results_table(folder: Path) -> Table | None:
 
 
 def score_tables(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
-    """The rows of `bench evaluate`: a table per kind of features, a line per set and class, a column per measure."""
+    """The rows of `bench evaluate`: a table per kind of features, a line per measure, a column per set of images."""
     from bench.metrics.records import MEASURES
 
     tables = []
@@ -51,20 +51,21 @@ def score_tables(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
             table.caption = (
                 "mean ± deviation over draws (floor: over halvings) [95 % interval over subjects of the real side]"
             )
-        for title in ("Images", "Class"):
-            table.add_column(title, overflow="fold")
-        table.add_column("n", justify="right")
+        sets: dict[tuple[str, str, int, str], dict[str, str]] = {}
+        for row in own:
+            key = (row["set"], row["class"], row["n_generated"], row["flag"] or "")
+            sets.setdefault(key, {})[row["measure"]] = _number(row)
+        table.add_column("Measure", overflow="fold")
+        for name, group, n, flag in sets:
+            lines = [name, *([group] if group != "all" else []), f"n = {n:,}", *([flag] if flag else [])]
+            table.add_column("\n".join(lines), justify="right", overflow="fold")
         for measure in measures:
             arrow = {"higher": " ↑", "lower": " ↓"}.get(MEASURES[measure].better, "")
             about = {row["about"] for row in own if row["measure"] == measure and row["set"] == "generated"} - {""}
-            title = f"{MEASURES[measure].title} ({about.pop()})" if len(about) == 1 else MEASURES[measure].title
-            table.add_column(title + arrow, justify="right", overflow="fold")
-        lines: dict[tuple[str, str, int, str], dict[str, str]] = {}
-        for row in own:
-            key = (row["set"], row["class"], row["n_generated"], row["flag"] or "")
-            lines.setdefault(key, {})[row["measure"]] = _number(row)
-        for (name, group, n, flag), cells in lines.items():
-            table.add_row(name, group, f"{n:,}" + (f"\n{flag}" if flag else ""), *(cells.get(m, "") for m in measures))
+            detail = f" ({about.pop()})" if len(about) == 1 else ""
+            table.add_row(
+                MEASURES[measure].title + arrow + detail, *(cells.get(measure, "") for cells in sets.values())
+            )
         tables.append(table)
     return tables
 

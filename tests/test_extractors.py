@@ -131,7 +131,7 @@ def test_images_from_anywhere_are_scored_on_a_network_file(tmp_path):
         measures=("frechet_distance",), extractors=read_extractors([own, absent]), bootstrap=0,
     )  # fmt: skip
     told, lines = {}, []
-    rows = score(request, lines.append, torch.device("cpu"), told)
+    rows = score(request, lines.append, torch.device("cpu"), told=told)
     assert {row["features"] for row in rows} == {"own"}
     assert list(told) == ["own"]
     assert "first output of the TorchScript network net.pt" in told["own"]["rule"]
