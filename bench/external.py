@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.data.images import MAX_PIXELS
+from bench.data.pixels import UnusableError, raw_values
 from bench.errors import InputError
 from bench.registry import suggestion
 from bench.seeds import numpy_rng
@@ -154,16 +156,17 @@ def _read(path: Path, shape: tuple[int, int, int]) -> tuple[np.ndarray, tuple[in
 
     channels, height, width = shape
     try:
-        with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):
-                raise InputError(f"{path}: more than 8 bits; save it with 8 bits, scaled as the data are")
-            size = (image.height, image.width)
-            colours = np.asarray(image.convert("RGB")) if channels == 1 and image.mode not in ("L", "LA", "1") else None
-            picture = image.convert("L" if channels == 1 else "RGB")
-    except OSError as error:
-        raise InputError(f"{path}: can't be read as an image: {error}") from None
+        raw, bits = raw_values(path, MAX_PIXELS)
+    except UnusableError as error:
+        raise InputError(f"{path}: {error}") from None
+    except Exception as error:  # a decoder raises what it likes on damaged bytes
+        told = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: can't be read as an image: {told}") from None
+    if bits > 8:
+        raise InputError(f"{path}: more than 8 bits; save it with 8 bits, scaled as the data are")
+    coloured = channels == 1 and raw.ndim == 3 and bool((raw != raw[..., :1]).any())
+    picture = Image.fromarray(raw.astype(np.uint8)).convert("L" if channels == 1 else "RGB")
     if picture.size != (width, height):
         picture = picture.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=None)
     pixels = np.asarray(picture, dtype=np.uint8)
-    coloured = colours is not None and bool((colours != colours[..., :1]).any())
-    return (pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)), size, coloured
+    return (pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)), raw.shape[:2], coloured

@@ -166,9 +166,8 @@ def fit(
             if budget.images_seen:  # every family sees exactly as many images: the last two batches share what is left
                 left = budget.images_seen - result.images_seen
                 chosen = chosen[: max(2, left if left <= size else left // 2)]
-            chosen = np.sort(
-                chosen
-            )  # reads the memory map in one direction; not before: the first ones are of one class
+            # sorted to read the memory map in one direction, and only now: the first of a sorted batch are of one class
+            chosen = np.sort(chosen)
             images = data.floats(chosen).to(device, non_blocking=True)
             progress = Progress(result.steps, result.images_seen, fraction, stage(model.stages, fraction))
             with autocast:

@@ -395,13 +395,19 @@ def _evaluate(
         maker = loaded
         wanted = protocol.labels(maker.conditional)
 
-    def draw(number: int, *, scored: bool = True) -> Drawn:
+    first: list[Drawn] = []  # what is shown of it is what was scored
+
+    def draw(number: int) -> Drawn:
         if isinstance(maker, ExternalImages):
-            return Drawn(*maker.draw(wanted, job["seed"], number))
-        images = generate_on_device(maker, wanted, job["seed"], "draw", number, device=device)
-        # what is extracted is what is stored, 8 bits, and it needn't leave the device for that
-        found = {name: extractor(images) for name, extractor in extractors.items()} if scored else None
-        return Drawn(images.cpu().numpy(), wanted, None, found)
+            drawn = Drawn(*maker.draw(wanted, job["seed"], number))
+        else:
+            images = generate_on_device(maker, wanted, job["seed"], "draw", number, device=device)
+            # what is extracted is what is stored, 8 bits, and it needn't leave the device for that
+            found = {name: extractor(images) for name, extractor in extractors.items()}
+            drawn = Drawn(images.cpu().numpy(), wanted, None, found)
+        if not first:
+            first.append(drawn)
+        return drawn
 
     def make(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if isinstance(maker, ExternalImages):
@@ -414,7 +420,7 @@ def _evaluate(
     if maker.conditional:
         rows, more = Utility(folder, job["reference_id"], suite, data, split, device, emit).score(make)
         scores, replicates = scores + rows, replicates | more
-    _write_samples(run, *draw(0, scored=False)[:2], protocol.shown() if maker.conditional else None, data.num_classes)
+    _write_samples(run, *first[0][:2], protocol.shown() if maker.conditional else None, data.num_classes)
     write_closest(run, scorer.closest if suite.patient_images else None)
     _write_evaluation(run, {**base, "eval_id": job["eval_id"]}, scores, replicates)
 

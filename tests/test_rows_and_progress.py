@@ -140,6 +140,24 @@ def test_a_table_as_sample_writes_it(tmp_path):
     assert read_external(tmp_path, ("a", "b"), (1, 16, 16)).labels.tolist() == [1, 0]
 
 
+def test_external_files_are_read_as_they_were_stored(tmp_path):
+    """Upright as EXIF says; pages and bits that Pillow alone would drop are refused by name."""
+    wide = Image.fromarray(np.arange(24 * 16, dtype=np.uint16).reshape(16, 24).clip(0, 255).astype(np.uint8))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    wide.save(tmp_path / "turned.png", exif=turned)
+    found = read_external(tmp_path, ("a",), (1, 24, 16))
+    assert found.rule == "read as 8 bits"
+    np.testing.assert_array_equal(found.images[0, 0], np.rot90(np.asarray(wide), -1))
+    wide.save(tmp_path / "pages.tif", save_all=True, append_images=[wide])
+    with pytest.raises(InputError, match=r"pages.tif: holds 2 pages"):
+        read_external(tmp_path, ("a",), (1, 24, 16))
+    (tmp_path / "pages.tif").unlink()
+    Image.fromarray(np.full((24, 16), 300, np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(InputError, match=r"deep.png: more than 8 bits"):
+        read_external(tmp_path, ("a",), (1, 24, 16))
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [

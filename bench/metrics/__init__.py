@@ -11,5 +11,6 @@ Usable alone: nothing here knows a suite, a training or where results are kept, 
 - `similarity`, `histogram`, `lpips`, `memorization`: measures on images
 - `against`: one set of real images and every measure against it, each tried by itself
 - `classification`: scores of a classifier's predictions; `utility`: classifiers trained on generated images
-- `statistics`: means, resampling of subjects, intervals; `cost`: seconds, bytes, parameters
+- `statistics`: means, resampling of subjects, intervals; `comparison`: intervals over seeds, pairs of rows
+- `cost`: seconds, bytes, parameters; `side_by_side`: small networks trained on one thread each
 """

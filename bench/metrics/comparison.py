@@ -1,4 +1,4 @@
-"""Families compared over training seeds and test subjects, with NumPy alone (the report uses it without torch).
+"""Families compared over training seeds and test subjects, without torch (the report uses it).
 
 A family's number differs for two reasons: another training seed, and other test subjects. The first is seen in the means
 of its trainings, the second in bootstrap replicates over the same resamples of subjects for every training and family.
@@ -15,10 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtr, stdtrit
 
 Array = NDArray[np.float64]
-
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(200)
 
 
 class Comparison(NamedTuple):
@@ -111,28 +110,13 @@ def holm(p_values: ArrayLike) -> Array:
 
 
 def student_cdf(t: float, freedom: float) -> float:
-    """Return the probability that Student's t with `freedom` degrees lies below `t`.
-
-    With t = sqrt(freedom) tan(a) the density is proportional to cos(a) ** (freedom - 1), which quadrature takes well in
-    either tail.
-    """
-    angle = math.atan(abs(t) / math.sqrt(freedom))
-    half = (math.pi / 2 - angle) / 2
-    at = math.pi / 2 - half + half * _NODES
-    scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(math.pi)
-    tail = min(0.5, float(scale * half * (_WEIGHTS * np.cos(at) ** (freedom - 1)).sum()))
-    return tail if t < 0 else 1 - tail
+    """Return the probability that Student's t with `freedom` degrees lies below `t`."""
+    return float(stdtr(freedom, t))
 
 
 def student_quantile(probability: float, freedom: float) -> float:
-    """Return the value that Student's t lies below with this probability (0.5 to 1)."""
-    low, high = 0.0, 1.0
-    while student_cdf(high, freedom) < probability:
-        high *= 2
-    for _ in range(80):
-        middle = (low + high) / 2
-        low, high = (middle, high) if student_cdf(middle, freedom) < probability else (low, middle)
-    return (low + high) / 2
+    """Return the value that Student's t lies below with this probability."""
+    return float(stdtrit(freedom, probability))
 
 
 def _checked(means: Sequence[float], replicates: Sequence[ArrayLike]) -> tuple[Array, Array]:

@@ -9,14 +9,11 @@ there. No validation or test image is ever used, and nothing generated.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
@@ -32,6 +29,7 @@ from torch import Tensor, nn
 
 from bench.errors import InputError, UnavailableError
 from bench.metrics.features import FeatureExtractor, Images
+from bench.metrics.side_by_side import side_by_side
 from bench.seeds import derive, forked, numpy_rng, torch_rng
 
 SIDE = 64
@@ -192,9 +190,7 @@ class DomainFeatures(FeatureExtractor):
             with forked(stream, "weights"):
                 network = _Network(channels, num_classes).to(place)
             parts.append(_Part(network, pixels, classes, folds != index, stream, place))
-        workers = (threads or torch.get_num_threads()) if place.type == "cpu" else 1
-        with _one_thread_each(place), ThreadPoolExecutor(min(workers, len(parts))) as pool:
-            held = list(pool.map(_Part.fit, parts))
+        held = side_by_side(_Part.fit, parts, device=place, threads=threads)
         tensors = {
             f"{index}.{key}": value.detach().cpu().clone(memory_format=torch.contiguous_format)
             for index, part in enumerate(parts)
@@ -292,18 +288,6 @@ def _folds(labels: NDArray[np.int64], subjects: NDArray[Any], seed: int) -> NDAr
     return fold[owner]
 
 
-@contextlib.contextmanager
-def _one_thread_each(device: torch.device) -> Iterator[None]:
-    """Let torch use one thread per calling thread, and as many as before afterwards."""
-    before = torch.get_num_threads()
-    if device.type == "cpu":
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 @dataclass(frozen=True)
 class _Part:
     """One network and the training subjects it sees."""
@@ -317,10 +301,7 @@ class _Part:
 
     def fit(self) -> _Held:
         """Train the network and look at it through the images it has not seen."""
-        if self.device.type == "cpu":
-            torch.set_num_threads(1)  # a fresh thread starts with its own number
-        with torch.enable_grad():
-            self._train()
+        self._train()
         return self._examine()
 
     def _train(self) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from bench.errors import UnavailableError
 from bench.metrics.features import three_channels
+from bench.metrics.networks import read_tensors
 from bench.metrics.statistics import Array
 
 Images = NDArray[np.uint8]
@@ -108,10 +109,4 @@ def _read(path: Path) -> dict[str, Tensor]:
             f"(https://github.com/toshas/torch-fidelity/releases/tag/v0.2.0); there is no {path.name} in {path.parent}: "
             f"put both there, or name their folder with {VARIABLE}"
         )
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and torch raise whatever they like on foreign bytes
-        raise UnavailableError(f"LPIPS: {path} is damaged or holds no weights ({type(error).__name__})") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UnavailableError(f"LPIPS: {path} holds something else than named weights")
-    return state
+    return read_tensors(path, f"put LPIPS's {path.name} there anew")

@@ -211,7 +211,16 @@ def varied_check_images(shape: tuple[int, int, int]) -> Images:
 
 
 def read_weights(name: str, path: Path) -> dict[str, Tensor]:
+    """Read a known network's weights; see `read_tensors`."""
+    return read_tensors(path, advice(name))
+
+
+def read_tensors(path: Path, remedy: str) -> dict[str, Tensor]:
     """Read a file of tensors; anything else than tensors in it is refused unread.
+
+    Args:
+        path: the file.
+        remedy: what a user can do who has no such file.
 
     Raises:
         UnavailableError: damaged, or no named tensors.
@@ -219,11 +228,9 @@ def read_weights(name: str, path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and torch raise whatever they like on foreign bytes
-        raise UnavailableError(
-            f"{path} is damaged or holds no weights ({type(error).__name__}); {advice(name)}"
-        ) from error
+        raise UnavailableError(f"{path} is damaged or holds no weights ({type(error).__name__}); {remedy}") from error
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UnavailableError(f"{path} holds something else than named weights; {advice(name)}")
+        raise UnavailableError(f"{path} holds something else than named weights; {remedy}")
     return state
 
 

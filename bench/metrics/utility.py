@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,6 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from bench.metrics.classification import SCORES, Array, Estimate, resampled
+from bench.metrics.side_by_side import side_by_side
 from bench.seeds import derive, forked, numpy_rng
 
 SIDE = 128
@@ -144,13 +144,7 @@ def predictions(
         with forked(stream, "weights"):
             network = Classifier(test.shape[1], num_classes)
         jobs.append(_Job(network.to(place), sides, share, pixels, training.images_seen, stream, place))
-    workers = min(threads or torch.get_num_threads(), len(jobs)) if place.type == "cpu" else 1
-    before = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(workers) as pool:
-            return np.stack(list(pool.map(_Job.run, jobs)))
-    finally:
-        torch.set_num_threads(before)
+    return np.stack(side_by_side(_Job.run, jobs, device=place, threads=threads))
 
 
 def utility_scores(
@@ -219,10 +213,7 @@ class _Job:
 
     def run(self) -> Array:
         """Train, then return probabilities of the test images."""
-        if self.device.type == "cpu":
-            torch.set_num_threads(1)  # a fresh thread starts with its own number
-        with torch.enable_grad():
-            self._train()
+        self._train()
         self.network.eval()
         with torch.no_grad():
             logits = [
