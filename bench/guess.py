@@ -198,6 +198,8 @@ def _described(roots: list[Path], files: dict[str, list[Path]]) -> Found:
     where = _quoted(str(roots[0])) if len(roots) == 1 else f"[{', '.join(_quoted(str(root)) for root in roots)}]"
     lines = ["source: images", f"root: {where}"]
     if len(roots) > 1:
+        lines.append(f"title: {_quoted(f'images of {roots[0].resolve().parent.name}')}")
+    if len(roots) > 1:
         lines.append(
             f"# {len(roots)} folders with the same classes below; images of both are pooled, and split anew below"
         )

@@ -276,7 +276,7 @@ class IdxFiles(_Arrays):
 
     def _members(self) -> list[Member]:
         files = self._files()
-        members = []
+        members: list[Member] = []
         for path, labelled in zip(files[::2], files[1::2], strict=True):
             part = "train" if "train" in path.name else "test" if re.search("t10k|test", path.name) else None
             if part is None:
