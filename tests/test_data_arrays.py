@@ -99,7 +99,7 @@ def test_a_bomb_is_refused_by_its_directory(tmp_path):
             else:
                 np.save(stream, array)
             archive.writestr(f"{name}.npy", stream.getvalue())
-    with pytest.raises(InputError, match="train_images (would unpack to|holds 40000 images and)"):
+    with pytest.raises(InputError, match=r"train_images (would unpack to|holds 40000 images and)"):
         NpzArrays(NpzArrays.Options(file=str(path)))._members()
 
 
@@ -141,7 +141,7 @@ def test_wrong_idx(tmp_path):
     whole = (folder / "t10k-images-idx3-ubyte.gz").read_bytes()
     idx(folder, images, np.arange(10) % 2)
     (folder / "t10k-images-idx3-ubyte.gz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match="t10k-images-idx3-ubyte.gz: can't be read"):
+    with pytest.raises(InputError, match=r"t10k-images-idx3-ubyte\.gz: can't be read"):
         read_idx(tmp_path)
     (folder / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(struct.pack(">I3I", 0x803, 10**9, 1000, 1000)))
     with pytest.raises(InputError, match="declares 1000000000x1000x1000 bytes, which a file of"):

@@ -47,6 +47,8 @@ class Member:
     """A context manager of a binary file that stands at the first pixel."""
     labels: NDArray[np.int64]
     name: str
+    path: Path
+    """The file that it stands in, for messages."""
 
 
 class _Options(BaseModel):
@@ -228,7 +230,9 @@ class NpzArrays(_Arrays):
             labels = np.lib.format.read_array(file, allow_pickle=False)
         labels = self._column(path, key, labels.reshape(len(labels), -1) if labels.ndim else labels.reshape(0, 1))
         entry = entries[f"{part}_images"]
-        return _checked(path, Member(PARTS[part], shape, lambda: _npy(path, entry.filename), labels, f"{part}_images"))
+        return _checked(
+            path, Member(PARTS[part], shape, lambda: _npy(path, entry.filename), labels, f"{part}_images", path)
+        )
 
     def _column(self, path: Path, key: str, labels: NDArray[Any]) -> NDArray[np.int64]:
         column = self.options.label_column
@@ -285,7 +289,9 @@ class IdxFiles(_Arrays):
                 raise InputError(f"{path}: a second file of {part} images; keep one")
             try:
                 shape, labels = _idx_shape(path, 3), _idx_labels(labelled)
-                members.append(_checked(path, Member(part, shape, lambda path=path: _idx(path), labels, path.name)))  # type: ignore[misc]
+                members.append(
+                    _checked(path, Member(part, shape, lambda path=path: _idx(path), labels, path.name, path))
+                )  # type: ignore[misc]
             except (OSError, EOFError, zlib.error, struct.error) as error:
                 raise _unreadable(path, error) from None
         return members
@@ -313,11 +319,11 @@ def _images(member: Member) -> Iterator[NDArray[np.uint8]]:
                 content = _exactly(file, size)
                 if len(content) < size:
                     raise InputError(
-                        f"{member.name}: ends after {index} of {member.shape[0]} images; the file is damaged"
+                        f"{member.path}: {member.name} ends after {index} of {member.shape[0]} images; the file is damaged"
                     )
                 yield np.frombuffer(content, np.uint8).reshape(one)
     except (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        raise _unreadable(Path(member.name), error) from None
+        raise _unreadable(member.path, error) from None
 
 
 def _exactly(file: IO[bytes], size: int) -> bytes:
