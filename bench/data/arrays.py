@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Annotated, Any, ClassVar, Literal
 
@@ -231,7 +232,7 @@ class NpzArrays(_Arrays):
         labels = self._column(path, key, labels.reshape(len(labels), -1) if labels.ndim else labels.reshape(0, 1))
         entry = entries[f"{part}_images"]
         return _checked(
-            path, Member(PARTS[part], shape, lambda: _npy(path, entry.filename), labels, f"{part}_images", path)
+            path, Member(PARTS[part], shape, partial(_npy, path, entry.filename), labels, f"{part}_images", path)
         )
 
     def _column(self, path: Path, key: str, labels: NDArray[Any]) -> NDArray[np.int64]:
@@ -289,9 +290,7 @@ class IdxFiles(_Arrays):
                 raise InputError(f"{path}: a second file of {part} images; keep one")
             try:
                 shape, labels = _idx_shape(path, 3), _idx_labels(labelled)
-                members.append(
-                    _checked(path, Member(part, shape, lambda path=path: _idx(path), labels, path.name, path))
-                )  # type: ignore[misc]
+                members.append(_checked(path, Member(part, shape, partial(_idx, path), labels, path.name, path)))
             except (OSError, EOFError, zlib.error, struct.error) as error:
                 raise _unreadable(path, error) from None
         return members
