@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from bench.data.splits import Split, make_split, official_split, split_from_file
 from bench.errors import InputError
+from bench.suite import SplitSpec
 
 PARTS = ("train", "validation", "test")
 
@@ -194,3 +196,18 @@ def test_official_parts_that_lack_something():
     parts = np.array(["train", "train", "validation", "test", "train", "train", "validation", "train"])
     with pytest.raises(InputError, match=r"split by official: test has no image of class 'b'; .*leave the class out"):
         official_split(LABELS, SUBJECTS, parts, class_names=("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"file": "x.csv", "by": "slice"}, "the table says all; leave by and folds out"),
+        ({"file": "x.csv", "folds": 5}, "the table says all"),
+        ({"by": "official", "folds": 5}, "the official split has none"),
+        ({"fold": 1}, "give folds, how many there are"),
+        ({"folds": 5, "fold": 5}, "0 to 4, of 5 folds"),
+    ],
+)
+def test_a_suite_asks_for_one_split(given, message):
+    with pytest.raises(ValidationError, match=message):
+        SplitSpec.model_validate(given)
