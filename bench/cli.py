@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from bench.commands_data import data_app, init
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -25,6 +27,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+app.add_typer(data_app, name="data")
+app.command()(init)
 
 WIDTH_OF_FILES = 160
 """Columns of a table that no terminal bounds."""
@@ -193,6 +198,7 @@ def check(
 ) -> None:
     """Validate a suite, show what it would do, estimate time and disk; run nothing."""
     from bench import session
+    from bench.divide import remarks
     from bench.estimate import estimate
     from bench.suite import load_suite, resolve
 
@@ -205,8 +211,8 @@ def check(
         f"validation {len(split.validation):,}, test {len(split.test):,} (by {split.by})",
         highlight=False,
     )
-    if split.leaking_subjects:
-        console.print(f"warning: {split.leaking_subjects} subjects have images on both sides", highlight=False)
+    for note in remarks(data, split, prepared.duplicates):
+        console.print(f"warning: {note}", highlight=False, markup=False)
     rows = estimate(
         prepared, lambda row: console.print(f"  {row.name:<32} {row.state:<22} {row.text}", highlight=False)
     )

@@ -98,6 +98,27 @@ def batches(indices: np.ndarray, size: int, seed: int) -> Iterator[np.ndarray]:
         epoch += 1
 
 
+def balanced(indices: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
+    """Return indices in which every class stands as often as the largest one: all of its images, then some again."""
+    own = [indices[labels[indices] == label] for label in np.unique(labels[indices])]
+    most = max(len(part) for part in own)
+    rng = numpy_rng(seed, "balanced")
+    again = [np.concatenate([rng.permutation(part) for _ in range(-(-most // len(part)))])[:most] for part in own]
+    return np.concatenate(again)
+
+
+def balanced_batches(indices: np.ndarray, labels: np.ndarray, size: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield batches as `batches` does, from epochs in which all classes stand equally often."""
+    size = min(size, len(indices))
+    epoch = 0
+    while True:
+        again = balanced(indices, labels, derive(seed, "epoch", epoch))
+        order = numpy_rng(seed, "epoch", epoch).permutation(again)
+        for start in range(0, len(order) - size + 1, size):
+            yield order[start : start + size]
+        epoch += 1
+
+
 def stage(stages: dict[str, float], fraction: float) -> str:
     """Name the stage in force when this share of the budget is used; '' where a family has none."""
     end = 0.0
@@ -121,6 +142,7 @@ def fit(
     precision: str = "float32",
     watch: Watch | None = None,
     record: Fitted | None = None,
+    sampling: str = "natural",
 ) -> Fitted:
     """Train a model in place with exactly the budget; at the end it holds the weights to be scored.
 
@@ -135,6 +157,7 @@ def fit(
         emit: called as emit("progress", ...) and emit("loss", ...).
         precision: "bfloat16" runs training steps under autocast, for families that allow it; weights stay float32.
         watch: looks at the model on the way; its time does not count.
+        sampling: "natural", or "balanced": all classes equally often, whether in batches or in what is fitted at once.
         record: filled in on the way and returned; whoever gives it has the losses of a training that broke off too.
 
     Raises:
@@ -143,7 +166,9 @@ def fit(
     if not model.trains:
         if model.fitted_on == "validation" and model.family != "control":
             raise InputError(f"{type(model).__name__}: only controls may be fitted on validation images")
-        return _fit_direct(model, data, validation if model.fitted_on == "validation" else training, seed, device)
+        own = validation if model.fitted_on == "validation" else training
+        own = balanced(own, data.labels, derive(seed, "batches")) if sampling == "balanced" else own
+        return _fit_direct(model, data, own, seed, device)
     labels = torch.from_numpy(data.labels)
     optimizers = model.configure_optimizers()
     average = Average(model, model.ema_decay) if model.ema_decay else None
@@ -158,6 +183,8 @@ def fit(
         emit("warning", text=f"batches of {len(training)}, the training images there are, in place of {size}")
         size = len(training)
     stream = batches(training, size, derive(seed, "batches"))
+    if sampling == "balanced":
+        stream = balanced_batches(training, data.labels, size, derive(seed, "batches"))
     with forked(seed, "global"):
         model.train()
         while (fraction := budget.fraction(result.images_seen, result.seconds)) < 1:
@@ -212,6 +239,7 @@ def fit_per_class(
     budget: Budget,
     fit_one: Callable[[GenerativeModel, np.ndarray, np.ndarray, Budget, str, float, float], Fitted],
     record: Fitted | None = None,
+    sampling: str = "natural",
 ) -> Fitted:
     """Fit one model after the other and join what is told of them; losses are named 'class/loss'.
 
@@ -224,11 +252,13 @@ def fit_per_class(
         budget: of all together.
         fit_one: called with a model, its training and validation indices, its budget, its class's name, and the share
             of the budget that was used before it and that it may use.
+        sampling: "balanced" gives every class the same share of the budget, in place of its share of the images.
 
     Raises:
         InputError: a class has fewer than two training images or no validation image.
     """
     counts = np.bincount(labels[training], minlength=len(class_names))
+    counts = np.ones_like(counts) if sampling == "balanced" else counts  # shares of the budget
     joined, used = record or Fitted(), 0.0
     ends = np.round(np.cumsum(counts) / counts.sum() * (budget.images_seen or 0)).astype(int)
     for label, name in enumerate(class_names):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.data.dicom import SUFFIXES as DICOM
 from bench.data.images import MAX_PIXELS
 from bench.data.pixels import raw_values
 from bench.errors import InputError
@@ -63,6 +64,12 @@ def look(path: Path, option: str) -> Look:
     files, left = image_files(path, option)
     for file in files:
         try:
+            if file.suffix.lower() in DICOM:
+                raw, _ = raw_values(file, MAX_PIXELS)
+                deep, low, high = deep + 1, min(low, float(raw.min())), max(high, float(raw.max()))
+                sizes[raw.shape[0], raw.shape[1]] += 1
+                kinds.add("DICOM")
+                continue
             with Image.open(file) as image:
                 turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
                 size = (image.width, image.height) if turned else (image.height, image.width)

@@ -187,6 +187,7 @@ def make_plan(
         role, what = _what(spec)
         for seed in suite.seeds if spec.folder is None else suite.seeds[:1]:
             trained_by = {"seed": seed, "budget": suite.budget.model_dump(mode="json"), "precision": precision}
+            trained_by |= {"sampling": suite.sampling} if suite.sampling != "natural" else {}
             train_id = digest([conditions, what, trained_by, progress, TRAINING_VERSION])
             if spec.folder is not None:
                 train_id = digest([conditions, what, seed])

@@ -148,6 +148,8 @@ SOURCES: Registry[Any] = Registry(
     builtin={
         "scanner_phantom": "bench.data.phantom:ScannerPhantom",
         "images": "bench.data.images:ImageFolder",
+        "npz": "bench.data.arrays:NpzArrays",
+        "idx": "bench.data.arrays:IdxFiles",
     },
 )
 FEATURES: Registry[Any] = Registry(

@@ -199,7 +199,7 @@ def _train(
     budget = Budget(images_seen, given.minutes * 60 if given.minutes else None)
     progress = _Progress(job, suite, data, split, model, run, device, emit)
     looked = suite.progress.points and model.trains and isinstance(model, GenerativeModel)
-    how: dict[str, Any] = {"device": device, "precision": job["precision"]}
+    how: dict[str, Any] = {"device": device, "precision": job["precision"], "sampling": suite.sampling}
     fitted = Fitted()
     try:
         if isinstance(model, PerClass):
@@ -232,6 +232,7 @@ def _train(
                 "batch_norm": "evaluation",
                 "precision": job["precision"] if lowered(family, job["precision"]) else "float32",
                 "sampling_precision": model.sampling_precision,
+                "sampling_of_classes": None if suite.sampling == "natural" else suite.sampling,
                 "unconditional": None if model.conditional and not per_class else spec["unconditional"],
             },
             "shape": list(data.shape),
@@ -276,7 +277,9 @@ def _fit_per_class(
         pooled = data.as_one_class()
         return fit(one, pooled, own, held, budget=part, seed=derive(seed, "class", name), emit=tell, **how)
 
-    return fit_per_class(model, data.labels, split.train, split.validation, data.class_names, budget, fit_one, record)
+    return fit_per_class(
+        model, data.labels, split.train, split.validation, data.class_names, budget, fit_one, record, how["sampling"]
+    )
 
 
 class _Progress:

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bench.data.dataset import ImageDataset, prepare_dataset
-from bench.data.splits import Split, make_split
+from bench.data.duplicates import Pair
+from bench.data.splits import Split
+from bench.divide import across, divide, remarks
 from bench.errors import BenchError, InputError
 from bench.executors.local import Job, run_jobs
 from bench.plan import Plan, Row, make_plan, resolve_device
@@ -57,6 +59,7 @@ class Prepared:
     data_folder: Path
     split: Split
     plan: Plan
+    duplicates: list[Pair]
 
 
 @dataclass
@@ -82,15 +85,8 @@ def prepare(suite: Suite, out: Path, device: str, progress: Callable[[int, int],
     source = SOURCES.get(name)
     instance = source(source.Options.model_validate(options))
     data = prepare_dataset(name, instance, progress=progress)
-    fractions = suite.split.fractions
-    split = make_split(
-        data.labels,
-        data.subjects,
-        fractions=(fractions.train, fractions.validation, fractions.test),
-        by=suite.split.by,
-        seed=suite.split.seed,
-        class_names=data.class_names,
-    )
+    folder = Path(data.pixels.filename).parent  # type: ignore[attr-defined]
+    split, duplicates = divide(data, suite.split, folder)
     plan = make_plan(
         suite,
         Store(out, suite.name),
@@ -100,7 +96,7 @@ def prepare(suite: Suite, out: Path, device: str, progress: Callable[[int, int],
         fresh=hasattr(instance, "fresh"),
         device=resolve_device(device),
     )
-    return Prepared(suite, data, Path(data.pixels.filename).parent, split, plan)  # type: ignore[attr-defined]
+    return Prepared(suite, data, folder, split, plan, duplicates)
 
 
 def run(
@@ -139,6 +135,8 @@ def run(
         display.warn(f"left out: {path}: {reason}")
     if len(prepared.data.skipped) > 5:
         display.warn(f"and {len(prepared.data.skipped) - 5} more images were left out")
+    for note in remarks(prepared.data, prepared.split, prepared.duplicates):
+        display.warn(note)
 
     pending = [row for row in plan.trainings if not row.finished and (not only or row.name in only)]
     reference = _reference_job(prepared)
@@ -164,6 +162,7 @@ def _write_plan(prepared: Prepared, store: Store) -> None:
     _if_changed(store.folder / "suite.json", json.dumps(content, indent=1) + "\n")
     _if_changed(store.folder / "suite.yaml", _yaml(content))
     _if_changed(store.split, json.dumps(prepared.split.to_json()) + "\n")
+    _if_changed(store.folder / "duplicates.json", json.dumps(across(prepared.split, prepared.duplicates)) + "\n")
     _if_changed(store.folder / "plan.json", json.dumps(plan.record(), indent=1) + "\n")
     if not suite.patient_images:  # an earlier run may have been allowed them
         (store.folder / "real.npz").unlink(missing_ok=True)

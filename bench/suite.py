@@ -49,9 +49,32 @@ class Fractions(_Model):
 class SplitSpec(_Model):
     """Who is trained on and who is tested on."""
 
-    by: Literal["subject", "slice"] = "subject"
+    by: Literal["subject", "slice", "official"] = Field(
+        "subject", description="official: the source's own parts; slice: as papers do, leaking subjects are counted"
+    )
     fractions: Fractions = Fractions()
     seed: int = Field(0, ge=0)
+    file: str | None = Field(None, description="CSV with 'split' and 'path' or 'subject', in place of a split by seed")
+    folds: int | None = Field(None, ge=2, le=100, description="test is one of so many equal parts")
+    fold: int = Field(0, ge=0, description="which of the folds, from 0")
+    label_per: Literal["image", "subject"] = Field(
+        "image", description="subject: a subject with images of several classes is an error"
+    )
+    duplicates: Literal["report", "drop"] = Field(
+        "report", description="drop: images that repeat one of a later part leave the earlier (train first)"
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> SplitSpec:
+        if self.file is not None and (self.by != "subject" or self.folds is not None):
+            raise ValueError("file: the table says all; leave by and folds out")
+        if self.folds is not None and self.by == "official":
+            raise ValueError("folds: the official split has none; leave one of them out")
+        if self.fold and self.folds is None:
+            raise ValueError("fold: give folds, how many there are")
+        if self.folds is not None and self.fold >= self.folds:
+            raise ValueError(f"fold: 0 to {self.folds - 1}, of {self.folds} folds")
+        return self
 
 
 EXTERNAL = "external"
@@ -269,6 +292,9 @@ class Suite(_Model):
     progress: ProgressSpec = ProgressSpec()
     unconditional: Literal["pooled", "per_class"] = Field(
         "pooled", description="unconditional families: one model for all classes, or one per class"
+    )
+    sampling: Literal["natural", "balanced"] = Field(
+        "natural", description="of training images: balanced shows every family all classes equally often"
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of training; auto is bfloat16 where the processor has it and the family allows it"

@@ -244,7 +244,10 @@ def test_csv(root, cache):
     ("text", "message"),
     [
         ("path,grade\n0/100L.png,a\n", "no column 'label'; there are path, grade"),
-        ("path,label\n0/nowhere.png,a\n", r"table\.csv:2: there is no file 0/nowhere\.png"),
+        (
+            "path,label\n0/nowhere.png,a\n",
+            r"1 of 1 images can't be used \(0/nowhere\.png: there is no such file \(line 2 of table\.csv\)\)",
+        ),
         ("path,label\n../outside.png,a\n", r"table\.csv:2: \.\./outside\.png lies outside .*allow_outside"),
         ("path,label\n0/100L.png,\n", r"table\.csv:2: the label is missing"),
         ("", "no column 'path'"),
@@ -276,10 +279,118 @@ def test_mutated_files_are_read_or_named(tmp_path, data):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(bytes(content[: data.draw(st.integers(1, len(content)))]))
     source = ImageFolder(ImageFolder.Options(root=str(tmp_path / "fuzz"), max_skipped_fraction=1))
-    image, reason, _ = source._read(next(source._items()))
+    image, reason, _ = source._read(source._items()[0])
     assert (image is None) == bool(reason)
     if image is not None:
         assert image.shape == (1, 64, 64)
         assert image.min() >= 0
         assert image.max() <= 1
     path.unlink()
+
+
+def test_a_folder_without_classes_is_one_class(tmp_path, cache):
+    for number in range(3):
+        write(tmp_path / "root" / f"{number}.png", np.roll(ramp(), number))
+    data = prepare(tmp_path / "root", cache)
+    assert data.class_names == ("all",)
+    assert len(data) == 3
+
+
+def test_images_outside_the_class_folders_are_named(root, cache):
+    write(root / "overview.png", ramp())
+    data = prepare(root, cache, max_skipped_fraction=0.2)
+    assert len(data) == 8
+    assert data.skipped == (("overview.png", "lies outside the folders of the classes: put it into one"),)
+    assert not prepare(root, cache, classes=("0", "1")).skipped, "who names the classes has said what else lies there"
+
+
+def test_missing_files_of_a_table_are_counted_like_damaged_ones(root, cache):
+    lines = "".join(f"0/{100 + number}L.png,a\n" for number in range(4))
+    table(root, f"path,label\n{lines}0/gone.png,a\n")
+    data = prepare(root, cache, csv="table.csv", max_skipped_fraction=0.2)
+    assert data.skipped == (("0/gone.png", "there is no such file (line 6 of table.csv)"),)
+    write(root / "0" / "gone.png", ramp()[::-1])
+    assert len(prepare(root, cache, csv="table.csv")) == 5, "and found when they are there again"
+
+
+def test_an_empty_class_is_an_error(root, cache):
+    (root / "2").mkdir()
+    with pytest.raises(InputError, match=r"the class folder '2' holds no images .*name the others in data\.classes"):
+        prepare(root, cache)
+    with pytest.raises(InputError, match=r"the class folder '2' holds no images .*leave it out of data\.classes"):
+        prepare(root, cache, classes=("0", "2"))
+    assert prepare(root, cache, classes=("0", "1")).class_names == ("0", "1")
+    table(root, "path,label\n0/100L.png,a\n")
+    with pytest.raises(InputError, match=r"no image is labelled 'b' in .*table\.csv; leave the class out"):
+        prepare(root, cache, csv="table.csv", classes=("a", "b"))
+
+
+def test_labels_that_contradict_the_folder_are_an_error(root, cache):
+    table(root, "path,label\n0/100L.png,0\n1/101L.png,1\n1/102L.png,0\n")
+    with pytest.raises(
+        InputError,
+        match=r"1 images have another label than their folder; the first, 1/102L\.png, is '0' in the table and lies in '1'"
+        r".*data\.folders: ignore",
+    ):
+        prepare(root, cache, csv="table.csv")
+    assert prepare(root, cache, csv="table.csv", folders="ignore").labels.tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"intensity": "image", "window": (0, 9)}, "takes no window"),
+        ({"percentiles": (1, 99)}, "percentiles are for intensity"),
+        ({"intensity": "image", "percentiles": (99, 1)}, "first must be below the second"),
+    ],
+)
+def test_intensity_rules_that_contradict_each_other(options, message):
+    with pytest.raises(ValidationError, match=message):
+        ImageFolder.Options(root="x", **options)
+
+
+def test_intensity_by_image_and_by_all(tmp_path, cache):
+    write(tmp_path / "root" / "a" / "0.tif", ramp(high=1000, dtype=np.uint16))
+    write(tmp_path / "root" / "a" / "1.tif", ramp(high=4000, dtype=np.uint16))
+    write(tmp_path / "root" / "a" / "2.tif", ramp(high=1, dtype=np.float32) - 0.5)
+    own = prepare(tmp_path / "root", cache, intensity="image").floats([0, 1, 2])
+    assert own.amax(dim=(1, 2, 3)).tolist() == [1, 1, 1]
+    assert own.amin(dim=(1, 2, 3)).tolist() == [0, 0, 0]
+    (tmp_path / "root" / "a" / "2.tif").unlink()
+    every = prepare(tmp_path / "root", cache, intensity="global")
+    assert every.floats([0, 1]).amax(dim=(1, 2, 3)).tolist() == pytest.approx([0.25, 1], abs=1e-4)
+    inner = prepare(tmp_path / "root", cache, intensity="global", percentiles=(10, 90))
+    assert (inner.floats([1]) == 1).float().mean() == pytest.approx(0.1, abs=0.02)
+    assert len({every.fingerprint, inner.fingerprint}) == 2
+
+
+def test_pages_are_images_of_one_subject(tmp_path, cache):
+    pages = [Image.fromarray(np.roll(ramp(), number)) for number in range(3)]
+    (tmp_path / "root" / "a").mkdir(parents=True)
+    pages[0].save(tmp_path / "root" / "a" / "7L.tif", save_all=True, append_images=pages[1:])
+    write(tmp_path / "root" / "a" / "8L.tif", ramp()[::-1])
+    assert prepare(tmp_path / "root", cache, max_skipped_fraction=0.5).skipped == (
+        ("a/7L.tif", "holds 3 pages: set data.pages to all or first, or save each as a file"),
+    )
+    assert len(prepare(tmp_path / "root", cache, pages="first")) == 2
+    data = prepare(tmp_path / "root", cache, pages="all", subject_pattern=r"^(\d+)")
+    assert data.names == ("a/7L.tif#0", "a/7L.tif#1", "a/7L.tif#2", "a/8L.tif")
+    assert data.subjects.tolist() == ["7", "7", "7", "8"]
+    assert np.array_equal(data.pixels[1, 0], np.roll(ramp(), 1))
+
+
+def test_unsigned_32_bits_are_not_taken_for_16(tmp_path, cache):
+    """Whatever the values of one file happen to be, its neighbour's are read on the same scale."""
+    tifffile = pytest.importorskip("tifffile", reason="needs tifffile to write 32-bit TIFFs")
+    for number, high in enumerate((60_000, 70_000)):
+        (tmp_path / "root" / "a").mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(tmp_path / "root" / "a" / f"{number}.tif", ramp(high=high, dtype=np.uint32))
+    with pytest.raises(InputError, match=r"2 of 2 images can't be used .*32-bit values: give data\.window"):
+        prepare(tmp_path / "root", cache)
+    data = prepare(tmp_path / "root", cache, window=(0, 100_000))
+    assert data.floats([0, 1]).amax(dim=(1, 2, 3)).tolist() == pytest.approx([0.6, 0.7], abs=1e-3)
+
+
+def test_options_that_came_later_leave_published_fingerprints(root, cache):
+    """An id of results that were published must not change because the source can do more now."""
+    assert prepare(root, cache).fingerprint == "61148ad28fabf5f8", "as version 0.1.0 had it"

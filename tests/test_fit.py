@@ -1,5 +1,6 @@
 """The training loop: exact budget, same bits from the same seed, divergence caught, moving average right."""
 
+import dataclasses
 from typing import ClassVar
 
 import numpy as np
@@ -9,7 +10,7 @@ from torch import nn
 
 from bench.data.dataset import ImageDataset
 from bench.errors import DivergedError, NotFiniteError
-from bench.fit import Average, Budget, Fitted, Watch, batches, fit
+from bench.fit import Average, Budget, Fitted, Watch, balanced_batches, batches, fit
 from bench.model import GenerativeModel, Hyperparameters, Plateau
 from bench.seeds import forked
 
@@ -206,3 +207,40 @@ def test_what_is_left_of_the_budget_is_a_mixed_batch(data):
     stream = batches(np.arange(1000), 64, seed=0)
     assert next(stream)[:32].max() > 500
     assert [int(next(stream)[0] > next(stream)[-1]) for _ in range(3)] != [0, 0, 0]
+
+
+def test_balanced_batches_hold_all_classes_equally_often():
+    labels = np.array([0] * 90 + [1] * 9 + [2] * 1)
+    indices = np.arange(10, 100)  # class 0 from 10 on
+    stream = balanced_batches(indices, labels, 30, 0)
+    epoch = np.concatenate([next(stream) for _ in range(8)])
+    assert np.bincount(labels[epoch]).tolist() == [80, 80, 80]
+    assert set(epoch.tolist()) == set(indices.tolist()), "every image is seen, the rare ones often"
+    first = next(balanced_batches(indices, labels, 30, 0))
+    assert np.array_equal(first, next(balanced_batches(indices, labels, 30, 0)))
+    assert not np.array_equal(first, next(balanced_batches(indices, labels, 30, 1)))
+
+
+def test_balanced_sampling_reaches_every_way_to_fit(data):
+    """Trained in steps or fitted at once, each class counts the same; natural sampling is as it was."""
+    seen = {}
+    labels = (np.arange(len(data)) % 10 == 0).astype(np.int64)
+    unequal = dataclasses.replace(data, labels=labels, class_names=("common", "rare"))
+
+    class Watching(Line):
+        def training_step(self, images, labels, optimizers, progress, rng):
+            seen["steps"] = seen.get("steps", 0) + torch.bincount(labels, minlength=2)
+            return super().training_step(images, labels, optimizers, progress, rng)
+
+    class Direct(Line):
+        trains = False
+
+        def fit_direct(self, images, labels, rng):
+            seen["direct"] = torch.bincount(labels, minlength=2)
+
+    for family in (Watching, Direct):
+        model = family(data.shape, 2, Hyperparameters(batch_size=8))
+        how = {"budget": Budget(800), "seed": 0, "device": CPU, "emit": lambda *_, **__: None, "sampling": "balanced"}
+        fit(model, unequal, np.arange(len(data)), np.arange(4), **how)
+    assert seen["direct"].tolist() == [np.sum(labels == 0)] * 2
+    assert abs(seen["steps"][0] - seen["steps"][1]) < 0.1 * 800

@@ -55,3 +55,20 @@ def test_a_measure_of_the_real_side_is_taken_again(ids, monkeypatch):
     before = ids()
     raised(monkeypatch, "frechet_distance")
     assert ids()[0] != before[0]
+
+
+def test_balanced_sampling_trains_anew_and_natural_sampling_changes_nothing(tmp_path):
+    """The ids of a suite that says nothing of sampling are those of version 0.1.0."""
+
+    def made(more: str) -> tuple[str, str, str]:
+        (tmp_path / "suite.yaml").write_text(f"{SUITE}threads: 1\nprecision: float32\n{more}")
+        suite = resolve(load_suite(tmp_path / "suite.yaml"))
+        facts = {"fingerprint": "0" * 16, "split_hash": "1" * 16, "simulated": True, "fresh": False, "device": "cpu"}
+        plan = make_plan(suite, Store(tmp_path / "out", suite.name), **facts)
+        return plan.reference_id, plan.trainings[0].train_id, plan.rows[-1].eval_id
+
+    before = ("10952e05572a", "013d9c9537b4", "00709d2dcc8c")
+    assert made("") == made("sampling: natural\n") == before
+    balanced = made("sampling: balanced\n")
+    assert balanced[0] == before[0], "the real side is the same"
+    assert balanced[1] != before[1]

@@ -52,6 +52,8 @@ class ImageDataset:
     simulated: bool
     skipped: tuple[tuple[str, str], ...] = ()
     """(path, reason) of every image that was left out."""
+    official: NDArray[np.str_] | None = None
+    """'train', 'validation' or 'test' of each image, where the source has a split of its own."""
 
     def __post_init__(self) -> None:
         n = len(self.pixels)
@@ -128,6 +130,7 @@ class ImageDataset:
             "subjects": self.subjects.tolist(),
             "names": list(self.names),
             "skipped": [list(item) for item in self.skipped],
+            **({} if self.official is None else {"official": self.official.tolist()}),
         }
         _write_text(folder / "dataset.json", json.dumps(record))
 
@@ -155,6 +158,7 @@ class ImageDataset:
                 title=record["title"],
                 simulated=record["simulated"],
                 skipped=tuple((path, reason) for path, reason in record["skipped"]),
+                official=np.array(record["official"], dtype=np.str_) if "official" in record else None,
             )
         except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
             raise InputError(f"{folder}: no complete data set here ({error})") from error

@@ -208,7 +208,7 @@ def read_results(folder: Path) -> Results:
             recognition=reference.get("recognition") or {},
             utility=reference.get("utility") or {},
             data=reference["data"],
-            split=reference["split"],
+            split={**reference["split"], "duplicates": (read_json(folder / "duplicates.json") or {}).get("across", 0)},
             classes=tuple(reference["classes"]),
             protocol=reference["protocol"],
             features=reference["features"],

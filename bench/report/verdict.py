@@ -125,6 +125,8 @@ def warnings(results: Results) -> list[str]:
     if leaking:
         by = results.split["by"]
         found.append(f"The split (by {by}) leaks: {leaking} subjects have images on more than one side.")
+    if repeated := results.split.get("duplicates"):
+        found.append(f"{repeated} pairs of images on two sides of the split are the same: see bench data show.")
     for name, entry in results.features.items():
         if entry.get("status") != "ok":
             found.append(f"Features {name} were not available: {entry.get('reason') or entry.get('status')}.")
