@@ -7,7 +7,7 @@ import pytest
 
 from bench.metrics.records import MEASURES
 from bench.report import faults
-from bench.report.fault_claims import CLAIMS, FAULTS
+from bench.report.fault_claims import CLAIMS, FAULTS, claim_on
 from bench.report.faults import Asked, fault_check, fault_lines, fault_tables, judge, sight
 from bench.report.page import all_tables, render_page
 from bench.report.results import ALL, Key, Results, Run, Score
@@ -222,6 +222,17 @@ def test_every_fault_has_its_name_its_claims_and_its_family():
             assert name not in CLAIMS[must].blind, (name, must)
         for must_not in fault.must_not:
             assert name not in CLAIMS[must_not].sees, (name, must_not)
+
+
+def test_features_change_what_is_said_of_a_measure():
+    plain, random, radiomics = (claim_on("frechet_distance", name) for name in ("domain", "random", "radiomics"))
+    assert plain == CLAIMS["frechet_distance"]
+    assert random.sees == plain.sees | {"intensity"}
+    assert radiomics.sees == random.sees - {"swapped_halves"}, "no place is kept"
+    assert {"upside_down", "mirrored"} <= radiomics.blind
+    assert "intensity" not in claim_on("precision", "radiomics").sees
+    assert "blur" in claim_on("precision", "radiomics").sees
+    assert claim_on("parameters", "") is None
 
 
 def test_sight_by_class_takes_the_worst_class_and_none_without_numbers():

@@ -129,4 +129,12 @@ def test_the_committed_table_shows_what_the_field_says_and_marks_where_it_is_wro
         if measure.startswith("FD"):
             assert row["shuffled labels"].startswith("↓") is by_class, measure
     assert committed[False, "Class acc. (domain)"]["shuffled labels"].startswith("↓")
+    texture = [measure for by_class, measure in committed if not by_class and "(radiomics)" in measure]
+    assert len(texture) >= 8
+    for measure in texture:
+        assert committed[False, measure]["blur"].startswith("↓"), measure
+        assert committed[False, measure]["upside down"] == committed[False, measure]["mirrored"] == "–", measure
+    for measure in ("KL of intensities", "JS of intensities"):
+        assert committed[False, measure]["intensity"].startswith("↓"), measure
+        assert committed[False, measure]["swapped halves"] == "–", measure
     assert committed[False, "Precision (domain)"]["outliers"] == "–†", "said to see it, and does not: see the docs"

@@ -74,6 +74,8 @@ def _claim(sees: str, blind: str, source: str) -> Claim:
 
 _DISTANCE = "mean_image one_mode missing_classes blur low_resolution noise swapped_halves outliers"
 _COPY_NAMES = " ".join(COPIES)
+_LEVELS = "mean_image noise intensity"
+_PLACES = "training_copy shuffled_labels upside_down mirrored swapped_halves"
 _REST = " ".join(name for name in FAULTS if name not in {*COPIES, "held_out"})
 
 CLAIMS: dict[str, Claim] = {
@@ -83,13 +85,24 @@ CLAIMS: dict[str, Claim] = {
         "Heusel 2017 fig. 3 (noise, blur, disturbed regions, contamination), Lucic 2018 (dropped modes), Parmar 2022 "
         "(resizing); Meehan 2020 (not copies)",
     ),
+    "frechet_distance_infinity": _claim(
+        _DISTANCE, f"{_COPY_NAMES} shuffled_labels", "Chong & Forsyth 2020: the same distance without its bias"
+    ),
     "kernel_distance": _claim(
         _DISTANCE, f"{_COPY_NAMES} shuffled_labels", "Binkowski 2018, Xu 2018 (collapsed and dropped modes, not copies)"
+    ),
+    "gaussian_kernel_distance": _claim(
+        _DISTANCE,
+        f"{_COPY_NAMES} shuffled_labels",
+        "Gretton 2012 (tells any two distributions apart), Jayasumana 2024 (distortions)",
     ),
     "inception_score": _claim(
         "mean_image missing_classes",
         f"{_COPY_NAMES} one_mode few_images shuffled_labels",
         "Salimans 2016; Barratt & Sharma 2018 (neither copies nor variety within a class)",
+    ),
+    "inception_score_parts": _claim(
+        "mean_image missing_classes", f"{_COPY_NAMES} one_mode few_images shuffled_labels", "as inception_score"
     ),
     "precision": _claim(
         "blur low_resolution noise swapped_halves outliers",
@@ -110,6 +123,9 @@ CLAIMS: dict[str, Claim] = {
         "mean_image one_mode few_images missing_classes", f"{_COPY_NAMES} shuffled_labels outliers", "Naeem 2020"
     ),
     "ssim_diversity": _claim("mean_image one_mode", _COPY_NAMES, "Odena 2017 (collapse within a class)"),
+    "ms_ssim_diversity": _claim("mean_image one_mode", _COPY_NAMES, "Odena 2017 (collapse within a class)"),
+    "intensity_kl": _claim(_LEVELS, _PLACES, "by definition: grey levels count, their places do not"),
+    "intensity_js": _claim(_LEVELS, _PLACES, "by definition: grey levels count, their places do not"),
     "class_accuracy": _claim(
         "shuffled_labels missing_classes",
         f"{_COPY_NAMES} one_mode few_images",
@@ -120,9 +136,29 @@ CLAIMS: dict[str, Claim] = {
     "frechet_distance by class": _claim(
         f"{_DISTANCE} shuffled_labels", _COPY_NAMES, "as pooled; Miyato & Koyama 2018 (intra-class FID: labels)"
     ),
+    "frechet_distance_infinity by class": _claim(f"{_DISTANCE} shuffled_labels", _COPY_NAMES, "as pooled"),
     "kernel_distance by class": _claim(f"{_DISTANCE} shuffled_labels", _COPY_NAMES, "as pooled"),
+    "gaussian_kernel_distance by class": _claim(f"{_DISTANCE} shuffled_labels", _COPY_NAMES, "as pooled"),
 }
 """Measure -> what is said of it, whatever the features."""
 
 GREY_LEVELS = ("random", "radiomics")
 """Features that are made of grey levels and texture: distances in them are also said to see a shift of intensity."""
+TEXTURE = ("radiomics",)
+"""Features that keep no place: the same numbers whichever way an image is turned, so nothing on them is said to see that."""
+TURNED = frozenset({"upside_down", "mirrored"})
+"""Faults that features without place can't see; of `swapped_halves`, a seam in an image that is right elsewhere, nothing is
+said on them."""
+
+
+def claim_on(name: str, features: str) -> Claim | None:
+    """Return what is said of a measure (by class: 'NAME by class') on these features; None if nothing is."""
+    said = CLAIMS.get(name)
+    if said is None:
+        return None
+    sees, blind = said.sees, said.blind
+    if features in GREY_LEVELS and "distance" in name:
+        sees |= {"intensity"}
+    if features in TEXTURE:
+        sees, blind = sees - {"swapped_halves"}, blind | TURNED
+    return Claim(sees, blind, said.source)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from bench.metrics.records import MEASURES
-from bench.report.fault_claims import CLAIMS, FAULTS, GREY_LEVELS, Claim
+from bench.report.fault_claims import FAULTS, Claim, claim_on
 from bench.report.results import ALL, Key, Results
 from bench.report.tables import COPYING, SHORT, Cell, Column, Line, Number, Table, lines, score_keys
 
@@ -112,14 +112,6 @@ def judge(measure: str, fault: Number, floors: Sequence[Number]) -> Sight:
     return Sight(z, z > BEYOND and (not copies or fault.mean < COPYING))
 
 
-def claim(row: Asked) -> Claim | None:
-    """What is said beforehand of a number."""
-    said = CLAIMS.get(row.name)
-    if said and row.features in GREY_LEVELS and "distance" in row.measure:
-        return Claim(said.sees | {"intensity"}, said.blind, said.source)
-    return said
-
-
 def fault_tables(results: Results) -> list[Table]:
     """The table measure x fault; none where no row has a fault that is not in every suite."""
     columns = fault_lines(results)
@@ -202,7 +194,7 @@ def _cell(row: Asked, line: Line, found: Sight | None) -> Cell:
     """Write '↓ 12' for seen, '↑ 12' for better than real, '–' for neither; with † or ‡ where a claim does not hold."""
     if found is None:
         return Cell("")
-    said, fault = claim(row), fault_of(line) or ""
+    said, fault = claim_on(row.name, row.features), fault_of(line) or ""
     size = f"{min(abs(found.z), MOST):.{0 if abs(found.z) >= 9.95 else 1}f}" + ("+" if abs(found.z) > MOST else "")
     text = f"↓ {size}" if found.seen else f"↑ {size}" if found.fooled else "–"
     if said and not found.seen and fault in said.sees:
@@ -240,12 +232,12 @@ def _notes(
 
 
 def _missed(row: Asked, fault: str, found: Sight) -> bool:
-    said = claim(row)
+    said = claim_on(row.name, row.features)
     return bool(said and fault in said.sees and not found.seen)
 
 
 def _ghost(row: Asked, fault: str, found: Sight) -> bool:
-    said = claim(row)
+    said = claim_on(row.name, row.features)
     return found.seen and (fault == "held_out" or bool(said and fault in said.blind))
 
 
