@@ -9,10 +9,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import signal
 import sys
-import threading
 import time
 import traceback
 from pathlib import Path
@@ -23,15 +21,19 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
+from bench.checkpoint import FILE as CHECKPOINT
+from bench.checkpoint import InterruptedJobError, Keeper
 from bench.closest import write_closest
 from bench.data.dataset import ImageDataset
 from bench.data.splits import Split
 from bench.environment import environment
+from bench.divergence import Constancy
 from bench.errors import BenchError, DivergedError, NotFiniteError
 from bench.evaluate import Drawn, Protocol, Scorer, make_protocol
 from bench.external import ExternalImages, load_external, read_external
 from bench.fit import Budget, Fitted, Watch, fit, fit_per_class, lowered
 from bench.metrics.cost import peak_memory_bytes
+from bench.lifeline import die_with_parent
 from bench.metrics.features import FeatureExtractor
 from bench.model import GenerativeModel, Translator
 from bench.per_class import PerClass
@@ -55,17 +57,17 @@ from bench.utility import Utility
 
 TIMED_SAMPLES = 200
 REASON_CHARACTERS = 300
+INSPECTED_SAMPLES = 8
 
-
-class InterruptedJobError(Exception):
-    """The parent asked the job to stop."""
+_keepers: list[Keeper] = []
+"""Of the training at work, if there is one: whom a signal tells."""
 
 
 def main(path: Path) -> int:
     """Run the job described by a file; return the process's exit code."""
     job = json.loads(path.read_text(encoding="utf-8"))
     signal.signal(signal.SIGTERM, _stop)
-    _die_with_parent()
+    die_with_parent(job.get("parent"))
     emit = Events(path.parent / "events.jsonl")
     torch.set_num_threads(job["threads"])
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -88,25 +90,18 @@ def main(path: Path) -> int:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
+    """A training at work ends after its step, with a checkpoint; anything else ends here and is done again."""
+    if any(keeper.armed for keeper in _keepers):
+        for keeper in _keepers:
+            keeper.stopping = True
+        return
     raise InterruptedJobError
-
-
-def _die_with_parent() -> None:
-    """End this process when its parent is gone, however it went: no job outlives the command that started it."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True, name="parent-watch").start()
 
 
 def _one_line(error: BaseException) -> str:
     """What went wrong, for a table's cell: the traceback is in log.txt."""
     if isinstance(error, InterruptedJobError):
-        return "interrupted"
+        return "interrupted; the same command continues"
     if isinstance(error, BenchError):
         return " ".join(str(error).split())[:REASON_CHARACTERS]
     if isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error):
@@ -160,6 +155,7 @@ def _generator(job: dict[str, Any], device: torch.device, emit: Events) -> None:
             take(job, suite, data, split, run, started, device, emit)
         except DivergedError as error:
             write_json(run / "result.json", {**started, "status": "diverged", "reason": str(error)})
+            (run / CHECKPOINT).unlink(missing_ok=True)
             return
         except BaseException as error:
             status = "interrupted" if isinstance(error, InterruptedJobError) else "failed"
@@ -199,7 +195,12 @@ def _train(
     budget = Budget(images_seen, given.minutes * 60 if given.minutes else None)
     progress = _Progress(job, suite, data, split, model, run, device, emit)
     looked = suite.progress.points and model.trains and isinstance(model, GenerativeModel)
-    how: dict[str, Any] = {"device": device, "precision": job["precision"]}
+    keeper = Keeper(run, job["train_id"], suite.checkpoint_minutes * 60, emit)
+    _keepers[:] = [keeper]
+    keeper.also("progress", progress)
+    inspector = _Inspector(model, job["seed"], device)
+    keeper.also("inspector", inspector)
+    how: dict[str, Any] = {"device": device, "precision": job["precision"], "keeper": keeper}
     fitted = Fitted()
     try:
         if isinstance(model, PerClass):
@@ -207,8 +208,10 @@ def _train(
         else:
             watch = Watch(suite.progress.points, progress.look) if looked else None
             kind_of = {"budget": budget, "seed": job["seed"], "emit": emit, "watch": watch, **how}
+            if isinstance(model, GenerativeModel):
+                kind_of["inspect"] = inspector.look
             fitted = fit(model, data, split.train, split.validation, record=fitted, **kind_of)
-        memory = progress.memory or peak_memory_bytes()
+        memory = progress.memory or max(peak_memory_bytes(), progress.earlier)
         sampling_seconds = _time_sampling(model, data, split, job["seed"], device)
     except NotFiniteError as error:
         raise DivergedError(fitted.steps, str(error)) from None
@@ -249,6 +252,7 @@ def _train(
             "environment": environment(device),
         },
     )
+    keeper.remove()
 
 
 def _fit_per_class(
@@ -276,7 +280,36 @@ def _fit_per_class(
         pooled = data.as_one_class()
         return fit(one, pooled, own, held, budget=part, seed=derive(seed, "class", name), emit=tell, **how)
 
-    return fit_per_class(model, data.labels, split.train, split.validation, data.class_names, budget, fit_one, record)
+    sides = (data.labels, split.train, split.validation)
+    return fit_per_class(model, *sides, data.class_names, budget, fit_one, record, how["keeper"])
+
+
+class _Inspector:
+    """Draws a few images now and then, to see that they still depend on the noise they are made from."""
+
+    def __init__(self, model: GenerativeModel | Translator, seed: int, device: torch.device) -> None:
+        self._model, self._seed, self._device = model, seed, device
+        self._constancy = Constancy()
+
+    def look(self, step: int) -> None:
+        """Draw images of at most two classes."""
+        assert isinstance(self._model, GenerativeModel)
+        labels = np.arange(INSPECTED_SAMPLES) % min(2, self._model.num_classes)
+        if not self._model.conditional:
+            labels[:] = 0
+        try:
+            images = generate_on_device(self._model, labels, self._seed, "inspection", device=self._device)
+        except NotFiniteError as error:
+            raise DivergedError(step, str(error)) from None
+        self._constancy.look(step, images.float() / 255, torch.from_numpy(labels).to(images.device))
+
+    def state(self) -> int:
+        """What a checkpoint keeps."""
+        return self._constancy.state()
+
+    def restore(self, state: int) -> None:
+        """Take up what `state` returned."""
+        self._constancy.restore(state)
 
 
 class _Progress:
@@ -297,15 +330,28 @@ class _Progress:
         self._rows: list[tuple[int, str, str, str, float, int]] = []
         self._reference = (Path(job["results"]), job["reference_id"])
         self._suite = suite
+        self._extractors: dict[str, FeatureExtractor] = {}
         self._labels = data.labels[progress_indices(data, split, suite.progress.samples)]
         self.memory: int | None = None
         """Peak of training up to the first look: what scoring adds to the process is not the family's."""
+        self.earlier = 0
+        """Peak of the processes before this one, where training was interrupted."""
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        peak = max(peak_memory_bytes(), self.earlier)
+        return {"rows": self._rows, "memory": self.memory, "earlier": peak}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up what `state` returned."""
+        self._rows, self.memory, self.earlier = state["rows"], state["memory"], state["earlier"]
 
     def look(self, images_seen: int) -> None:
         """Draw as many images as there are real ones, score them, tell it."""
         assert isinstance(self._model, GenerativeModel)
         if self.memory is None:
-            self.memory = peak_memory_bytes()
+            self.memory = max(peak_memory_bytes(), self.earlier)
+        if not self._extractors:
             self._extractors = load_reference(*self._reference, self._suite, self._device)
             self._real = load_progress(*self._reference, self._extractors)
         images = generate_on_device(self._model, self._labels, self._seed, "progress", device=self._device)

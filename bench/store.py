@@ -71,6 +71,12 @@ def write_with(path: Path, save: Callable[[IO[bytes]], None]) -> None:
         save(file)
 
 
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file, so that it is neither read nor lost; return its new name."""
+    aside = next(new for n in range(1, 10_000) if not (new := path.with_name(f"{path.name}.damaged-{n}")).exists())
+    return path.rename(aside)
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """Return the file's object, or None if it is absent or not whole (then it counts as not computed)."""
     try:

@@ -255,6 +255,14 @@ class TrackingSpec(_Model):
     uri: str | None = Field(None, description="any MLflow tracking URI; mlflow.db in the results folder if left out")
 
 
+class LimitsSpec(_Model):
+    """What a job may use before it is ended and told as failed; not part of any id, since it changes no number."""
+
+    minutes: float | None = Field(None, gt=0, description="wall-clock of a job; it goes on from there when run again")
+    memory_gb: float | None = Field(None, gt=0, description="memory of a job's own, in 10^9 bytes; not the GPU's")
+    idle_minutes: float = Field(30, gt=0, description="without a word and without processor time: it hangs")
+
+
 class Suite(_Model):
     """A suite file: data, split, generators, budget and protocol."""
 
@@ -276,6 +284,8 @@ class Suite(_Model):
     reported: tuple[ReportedSpec, ...] = Field((), description="numbers of a source on its own data, shown apart")
     tracking: TrackingSpec = TrackingSpec()
     threads: int | None = Field(None, ge=1, le=1024, description="threads of a job; all cores if left out")
+    checkpoint_minutes: float = Field(5, gt=0, description="between two checkpoints of an unfinished training")
+    limits: LimitsSpec = LimitsSpec()
     patient_images: bool = Field(True, description="whether real images may stand in report and MLflow")
     for_results: bool = Field(True, description="false stamps every output 'not for results'")
 

@@ -41,7 +41,7 @@ class Job:
         """Start the process, its output going to log.txt."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with atomic(self.folder / "job.json") as file:
-            file.write(json.dumps(self.spec, indent=1).encode())
+            file.write(json.dumps({**self.spec, "parent": os.getpid()}, indent=1).encode())
         self.tail = Tail(self.folder / "events.jsonl", from_end=True)
         threads = str(self.threads)
         environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
