@@ -7,6 +7,7 @@ folders. It tells what happens through events.jsonl and leaves whole files only.
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import signal
@@ -26,14 +27,14 @@ from bench.checkpoint import InterruptedJobError, Keeper
 from bench.closest import write_closest
 from bench.data.dataset import ImageDataset
 from bench.data.splits import Split
-from bench.environment import environment
 from bench.divergence import Constancy
-from bench.errors import BenchError, DivergedError, NotFiniteError
+from bench.environment import environment
+from bench.errors import BenchError, DamagedWeightsError, DivergedError, NotFiniteError
 from bench.evaluate import Drawn, Protocol, Scorer, make_protocol
 from bench.external import ExternalImages, load_external, read_external
 from bench.fit import Budget, Fitted, Watch, fit, fit_per_class, lowered
-from bench.metrics.cost import peak_memory_bytes
 from bench.lifeline import die_with_parent
+from bench.metrics.cost import peak_memory_bytes
 from bench.metrics.features import FeatureExtractor
 from bench.model import GenerativeModel, Translator
 from bench.per_class import PerClass
@@ -48,9 +49,9 @@ from bench.reference import (
     progress_scores,
 )
 from bench.registry import GENERATORS
-from bench.sampling import generate, generate_on_device, grid, load_model
+from bench.sampling import check_determinism, generate, generate_on_device, grid, load_model
 from bench.seeds import derive, forked
-from bench.store import Events, write_bytes, write_json, write_with
+from bench.store import Events, set_aside, write_bytes, write_json, write_with
 from bench.suite import Suite
 from bench.translate import evaluate_translator, pairs_shown, translated_draw
 from bench.utility import Utility
@@ -165,6 +166,13 @@ def _generator(job: dict[str, Any], device: torch.device, emit: Events) -> None:
         _evaluate(job, base, suite, data, split, folder, run, device, emit)
     except InterruptedJobError:
         raise
+    except DamagedWeightsError as error:  # the training is done again; no evaluation can stand beside it
+        aside = [set_aside(run / name).name for name in ("checkpoint.safetensors", "result.json")]
+        what = str(error).partition("; delete")[0]
+        reason = f"{what}; set aside as {aside[0]}: the same command trains it anew"
+        failed = {**base, "family": job["generator"]["name"], "role": job["role"], "status": "failed"}
+        write_json(run / "result.json", {**failed, "reason": reason})
+        raise BenchError(reason) from None
     except Exception as error:
         failed = {**base, "eval_id": job["eval_id"], "status": "failed", "reason": _one_line(error)}
         write_json(run / f"evaluation-{job['eval_id']}.json", {**failed, "scores": [], "replicates": {}})
@@ -220,7 +228,8 @@ def _train(
         _write_losses(run, fitted)
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     header = {"medgenbench": json.dumps({"schema": 1, "train_id": job["train_id"]})}
-    write_bytes(run / "checkpoint.safetensors", save(tensors, metadata=header))
+    content = save(tensors, metadata=header)
+    write_bytes(run / "checkpoint.safetensors", content)
     write_json(
         run / "result.json",
         {
@@ -241,6 +250,7 @@ def _train(
             "class_names": list(data.class_names),
             "simulated": data.simulated,
             "stamp": None if suite.for_results else "not for results",
+            "sha256": hashlib.sha256(content).hexdigest(),
             "images_seen": fitted.images_seen,
             "steps": fitted.steps,
             "costs": {
@@ -440,6 +450,8 @@ def _evaluate(
             return
         maker = loaded
         wanted = protocol.labels(maker.conditional)
+        if device.type == "cpu":
+            check_determinism(maker, wanted, job["seed"], device)
 
     first: list[Drawn] = []  # what is shown of it is what was scored
 

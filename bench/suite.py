@@ -451,7 +451,7 @@ def find_suite(path: Path) -> Path:
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
     from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+    from ruamel.yaml.error import MarkedYAMLError
 
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -461,9 +461,12 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
         raise InputError(f"{path}: can't be read: {error}") from None
     try:
         tree = YAML(typ="rt", pure=True).load(text)
-    except (YAMLError, ValueError, RecursionError) as error:
+    except (
+        Exception
+    ) as error:  # the reader raises whatever it stumbles over: a mapping as a key, for one, is a TypeError
         mark = getattr(error, "problem_mark", None)
-        what = (error.problem if isinstance(error, MarkedYAMLError) else None) or str(error).splitlines()[0]
+        what = error.problem if isinstance(error, MarkedYAMLError) else None
+        what = what or (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}{f':{mark.line + 1}' if mark else ''}: not valid YAML: {what}") from None
     lines: dict[Location, int] = {}
     try:
@@ -507,14 +510,13 @@ def _is_list(value: Any) -> bool:
 
 def _override(content: dict[str, Any], override: str) -> None:
     from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
 
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise InputError(f"--set {override}: write it as key.path=value, for example evaluation.draws=5")
     try:
         value = YAML(typ="safe", pure=True).load(text)
-    except YAMLError:
+    except Exception:  # likewise
         raise InputError(f"--set {override}: the value is not valid YAML") from None
     *parents, last = key.split(".")
     node: Any = content
