@@ -55,6 +55,8 @@ def _root(
     ] = False,
 ) -> None:
     signal.signal(signal.SIGTERM, _interrupt)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # nohup ignores it: so do we
+        signal.signal(signal.SIGHUP, _interrupt)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -78,19 +80,21 @@ def run(
     out: OutOption = Path("results"),
     workers: Annotated[int, typer.Option(min=1, help="jobs at once; costs are comparable only with 1")] = 1,
     device: DeviceOption = "auto",
+    wait: Annotated[bool, typer.Option("--wait", help="wait for another run that is at work in this folder")] = False,
 ) -> None:
-    """Train, score and report; what is finished is not computed again."""
-    from bench import session
-    from bench.display import make_display, results_table
-    from bench.suite import load_suite, resolve
-
-    checked = resolve(load_suite(suite, overrides or ()), suite)
-    console = _console()
+    """Train, score and report; what is finished is not computed again, what was interrupted goes on."""
     try:
+        from bench import session
+        from bench.display import make_display, results_table
+        from bench.suite import load_suite, resolve
+
+        checked = resolve(load_suite(suite, overrides or ()), suite)
+        console = _console()
+        how: dict[str, Any] = {"only": only or (), "workers": workers, "device": device, "wait": wait}
         with make_display(console) as display:
-            outcome = session.run(checked, out, only=only or (), workers=workers, device=device, display=display)
+            outcome = session.run(checked, out, display=display, **how)
     except KeyboardInterrupt:  # the command line library would end without a word
-        typer.echo("bench: interrupted; the same command continues", err=True)
+        typer.echo("bench: interrupted; what is finished stays, and the same command continues", err=True)
         raise typer.Exit(130) from None
     if (table := results_table(outcome.folder)) is not None:
         console.print(table)
@@ -217,7 +221,9 @@ def check(
         prepared, lambda row: console.print(f"  {row.name:<32} {row.state:<22} {row.text}", highlight=False)
     )
     console.print(
-        f"estimated: {rows.minutes:.1f} minutes, {rows.megabytes:,.0f} MB in {plan.store.folder}", highlight=False
+        f"estimated: {rows.minutes:.1f} minutes, {rows.megabytes:,.1f} MB in {plan.store.folder}, "
+        f"{rows.memory / 1e9:.1f} GB of memory for the largest job",
+        highlight=False,
     )
 
 
@@ -275,11 +281,20 @@ def schema() -> None:
 
 
 @app.command()
-def doctor(out: OutOption = Path("results")) -> None:
-    """Look at this machine: packages, accelerator, memory, disk, weights; say what to mend."""
+def doctor(
+    suite: Annotated[Path | None, typer.Argument(help="a suite whose needs are looked at too")] = None,
+    overrides: SetOption = None,
+    out: OutOption = Path("results"),
+    device: DeviceOption = "auto",
+) -> None:
+    """Look at this machine: packages, accelerator, memory, disk, weights, tracking; say what to mend."""
     from bench.doctor import examine
 
     findings = examine(out)
+    if suite is not None:
+        from bench.checkup import examine_suite
+
+        findings += examine_suite(suite, overrides or (), out, device)
     for finding in findings:
         typer.echo(f"{'ok  ' if finding.ok else 'MEND'}  {finding.what}: {finding.found}")
         if finding.remedy:

@@ -28,5 +28,9 @@ class NotFiniteError(BenchError):
     """A model's images are not finite numbers."""
 
 
+class DamagedWeightsError(InputError):
+    """A finished training's weights are not what was written."""
+
+
 class UnavailableError(BenchError):
     """A feature extractor or measure can't be had here (weights missing, say); the rest goes on without it."""

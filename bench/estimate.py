@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 
 from bench.errors import InputError
 from bench.evaluate import make_protocol
 from bench.fit import Budget, fit
+from bench.metrics.cost import peak_memory_bytes
 from bench.metrics.weights import ORIGINS
 from bench.model import GenerativeModel, Translator
 from bench.plan import Row
@@ -33,6 +40,12 @@ SCORING_SECONDS_PER_IMAGE = 1.5e-3
 INCEPTION_SECONDS_PER_IMAGE = 0.08
 """Of every network's features; a guess for those other than Inception."""
 RADIOMICS_SECONDS_PER_IMAGE = 0.01
+BASE_BYTES = 550_000_000
+"""A job's process before it holds anything of its own: Python and torch."""
+RECORD_BYTES = 200_000
+"""Losses, events, scores and their replicates of one row."""
+CHECKPOINT_COPIES = 4
+"""An unfinished training keeps weights, two moments and a moving average, at most."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +57,9 @@ class RowEstimate:
     text: str
     seconds: float
     bytes: int
+    """What stays on disk."""
+    memory: int = 0
+    """Peak of its process; 0 where nothing is to be trained."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +69,16 @@ class Estimate:
     rows: list[RowEstimate]
     minutes: float
     megabytes: float
+
+    @property
+    def memory(self) -> int:
+        """Bytes of the largest job."""
+        return max((row.memory for row in self.rows), default=0)
+
+    @property
+    def transient(self) -> int:
+        """Bytes on disk beside what stays: the checkpoint of an unfinished training, written before the old one goes."""
+        return 2 * CHECKPOINT_COPIES * max((row.bytes for row in self.rows), default=0)
 
 
 def estimate(prepared: Prepared, tell: Callable[[RowEstimate], None] = lambda row: None) -> Estimate:
@@ -66,7 +92,7 @@ def estimate(prepared: Prepared, tell: Callable[[RowEstimate], None] = lambda ro
         InputError: a family refuses the suite's images, classes or settings.
     """
     torch.set_num_threads(prepared.plan.threads)
-    seen: dict[str, tuple[float, float, int]] = {}
+    seen: dict[str, tuple[float, float, int, int]] = {}
     rows = []
     for row in prepared.plan.rows:
         rows.append(_row(prepared, row, seen))
@@ -75,7 +101,7 @@ def estimate(prepared: Prepared, tell: Callable[[RowEstimate], None] = lambda ro
     return Estimate(rows, seconds / 60, sum(row.bytes for row in rows) / 1e6)
 
 
-def _row(prepared: Prepared, row: Row, seen: dict[str, tuple[float, float, int]]) -> RowEstimate:
+def _row(prepared: Prepared, row: Row, seen: dict[str, tuple[float, float, int, int]]) -> RowEstimate:
     name = f"{row.name} seed {row.seed}"
     if row.finished:
         return RowEstimate(name, "diverged" if diverged(row.run) else "finished", "", 0.0, 0)
@@ -89,32 +115,35 @@ def _row(prepared: Prepared, row: Row, seen: dict[str, tuple[float, float, int]]
     if asked(prepared.suite):  # too long for an unconditional family, which is spared it
         scoring += estimated_seconds(spec, prepared.data.shape, prepared.plan.threads)
         images += len(wanted_labels(prepared.suite, prepared.data, prepared.split))
+    kept = RECORD_BYTES + len(protocol.labels(True)) * math.prod(prepared.data.shape)  # and the first draw's images
     if row.spec is None:
         seconds = REFERENCE_SECONDS / 2 + scoring
-        return RowEstimate(name, "to score", f"about {seconds:.0f} s", seconds, 1_000_000)
+        return RowEstimate(name, "to score", f"about {seconds:.0f} s", seconds, kept)
     if row.spec.folder is not None:
-        return RowEstimate(name, "to score", f"about {scoring:.0f} s", scoring, 1_000_000)
+        return RowEstimate(name, "to score", f"about {scoring:.0f} s", scoring, kept)
     key = row.spec.model_dump_json(exclude={"label"})
     if key not in seen:
         try:
             seen[key] = _time(prepared, row)
         except ValueError as error:  # what a family says of images, classes or settings that it can't take
             raise InputError(f"{row.name}: {error}") from None
-    training, sampling, size = seen[key]
+    training, sampling, size, memory = seen[key]
     scoring += images * sampling + START_SECONDS
+    told = f"{memory / 1e9:.1f} GB of memory, {(size + kept) / 1e6:.1f} MB of disk"
     if row.trained:
-        return RowEstimate(name, "trained, to score", f"about {scoring:.0f} s", scoring, 1_000_000)
-    text = f"about {training:.0f} s of training, {scoring:.0f} s of scoring"
-    return RowEstimate(name, "to train and score", text, training + scoring, size + 1_000_000)
+        return RowEstimate(name, "trained, to score", f"about {scoring:.0f} s, {told}", scoring, kept, memory)
+    text = f"about {training:.0f} s of training, {scoring:.0f} s of scoring, {told}"
+    return RowEstimate(name, "to train and score", text, training + scoring, size + kept, memory)
 
 
-def _time(prepared: Prepared, row: Row) -> tuple[float, float, int]:
-    """Seconds of training, seconds per sample, bytes of the checkpoint."""
+def _time(prepared: Prepared, row: Row) -> tuple[float, float, int, int]:
+    """Seconds of training, seconds per sample, bytes of the weights, bytes of memory at its peak."""
     assert row.spec is not None
     data, split, budget = prepared.data, prepared.split, prepared.suite.budget
     family: type[Any] = GENERATORS.get(row.spec.name)
     hyperparameters = family.Hyperparameters.model_validate(row.spec.hyperparameters)
     device = torch.device(prepared.plan.device)
+    before = _forget_peak()
     with forked(row.seed, "weights"):
         model: GenerativeModel | Translator = family(data.shape, data.num_classes, hyperparameters).to(device)
     batch = min(hyperparameters.batch_size, len(split.train))
@@ -148,4 +177,17 @@ def _time(prepared: Prepared, row: Row) -> tuple[float, float, int]:
         generate(model, labels, 0, "estimate", device=device)
     sampling = (time.perf_counter() - started) / len(labels)
     size = sum(value.numel() * value.element_size() for value in model.state_dict().values())
-    return training, sampling, size
+    pages = len(split.train) * math.prod(data.shape) * data.pixels.itemsize
+    grown = peak_memory_bytes() - (before if device.type == "cpu" else 0)
+    return training, sampling, size, grown if device.type == "cuda" else BASE_BYTES + pages + max(0, grown)
+
+
+def _forget_peak() -> int:
+    """Hand back what is free, let the system count this process's peak anew (Linux), and return its memory now."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    return int(psutil.Process().memory_info().rss)

@@ -5,17 +5,21 @@ It knows no suite, no files and no tracker: it reports through a callback and re
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
+from bench.checkpoint import Keeper
 from bench.data.dataset import ImageDataset
+from bench.divergence import Losses
 from bench.errors import DivergedError, InputError, NotFiniteError
 from bench.model import GenerativeModel, Plateau, Progress, TrainableModel
 from bench.per_class import PerClass
@@ -26,6 +30,10 @@ Emit = Callable[..., None]
 RECORDS = 100
 """Points of a learning curve."""
 VALIDATIONS = 20
+INSPECTION_STEPS = 1000
+"""Steps between two inspections of what is drawn, at most; there is one at every validation too."""
+ALIVE_SECONDS = 30.0
+"""A training says so at least as often."""
 VALIDATION_IMAGES = 512
 
 
@@ -87,15 +95,22 @@ class Average(nn.Module):
                 self.state[name].copy_(value)
 
 
-def batches(indices: np.ndarray, size: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield batches of `size` from endless epochs, each a fresh permutation; a rest below `size` is left out."""
+def batches(indices: np.ndarray, size: int, seed: int, taken: int = 0) -> Iterator[np.ndarray]:
+    """Yield batches of `size` from endless epochs, each a fresh permutation; a rest below `size` is left out.
+
+    Args:
+        indices: of the images.
+        size: of a batch, bounded by the number of images.
+        seed: root of the permutations.
+        taken: batches that a training before has had already: the stream goes on after them.
+    """
     size = min(size, len(indices))
-    epoch = 0
+    epoch, skipped = divmod(taken, len(indices) // size)
     while True:
         order = numpy_rng(seed, "epoch", epoch).permutation(indices)
-        for start in range(0, len(order) - size + 1, size):
+        for start in range(skipped * size, len(order) - size + 1, size):
             yield order[start : start + size]
-        epoch += 1
+        epoch, skipped = epoch + 1, 0
 
 
 def balanced(indices: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
@@ -107,16 +122,18 @@ def balanced(indices: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
     return np.concatenate(again)
 
 
-def balanced_batches(indices: np.ndarray, labels: np.ndarray, size: int, seed: int) -> Iterator[np.ndarray]:
+def balanced_batches(
+    indices: np.ndarray, labels: np.ndarray, size: int, seed: int, taken: int = 0
+) -> Iterator[np.ndarray]:
     """Yield batches as `batches` does, from epochs in which all classes stand equally often."""
     size = min(size, len(indices))
-    epoch = 0
+    epoch, skipped = divmod(taken, len(balanced(indices, labels, seed)) // size)  # every epoch is as long
     while True:
         again = balanced(indices, labels, derive(seed, "epoch", epoch))
         order = numpy_rng(seed, "epoch", epoch).permutation(again)
-        for start in range(0, len(order) - size + 1, size):
+        for start in range(skipped * size, len(order) - size + 1, size):
             yield order[start : start + size]
-        epoch += 1
+        epoch, skipped = epoch + 1, 0
 
 
 def stage(stages: dict[str, float], fraction: float) -> str:
@@ -141,6 +158,8 @@ def fit(
     emit: Emit,
     precision: str = "float32",
     watch: Watch | None = None,
+    inspect: Callable[[int], None] | None = None,
+    keeper: Keeper | None = None,
     record: Fitted | None = None,
     sampling: str = "natural",
 ) -> Fitted:
@@ -157,11 +176,16 @@ def fit(
         emit: called as emit("progress", ...) and emit("loss", ...).
         precision: "bfloat16" runs training steps under autocast, for families that allow it; weights stay float32.
         watch: looks at the model on the way; its time does not count.
-        sampling: "natural", or "balanced": all classes equally often, whether in batches or in what is fitted at once.
+        inspect: called with the steps done, at every validation and every `INSPECTION_STEPS`, with the model in
+            evaluation mode and its weights of training; may raise DivergedError.
+        keeper: saves what training is made of now and then, and has what an earlier process saved: then training goes
+            on there, and ends with the same bits on a CPU as if it had never stopped.
         record: filled in on the way and returned; whoever gives it has the losses of a training that broke off too.
+        sampling: "natural", or "balanced": all classes equally often, whether in batches or in what is fitted at once.
 
     Raises:
-        DivergedError: a loss, the weights or the images that `watch` draws stopped being finite.
+        DivergedError: a loss, the weights or the images that `watch` draws stopped being finite, or a loss exploded.
+        InterruptedJobError: the keeper was asked to stop.
     """
     if not model.trains:
         if model.fitted_on == "validation" and model.family != "control":
@@ -170,24 +194,25 @@ def fit(
         own = balanced(own, data.labels, derive(seed, "batches")) if sampling == "balanced" else own
         return _fit_direct(model, data, own, seed, device)
     labels = torch.from_numpy(data.labels)
-    optimizers = model.configure_optimizers()
-    average = Average(model, model.ema_decay) if model.ema_decay else None
-    rng = torch_rng(seed, "training")
-    result = record or Fitted()
-    pending: dict[str, list[Tensor]] = {}
-    recorded = validated = watched = 0
-    plateau = Patience(model.plateau, optimizers) if model.plateau else None
+    run = _Training(model, seed, device, record or Fitted())
+    optimizers, average, result = run.optimizers, run.average, run.result
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=lowered(model, precision))
     size = model.hyperparameters.batch_size
     if size > len(training):
         emit("warning", text=f"batches of {len(training)}, the training images there are, in place of {size}")
         size = len(training)
-    stream = batches(training, size, derive(seed, "batches"))
-    if sampling == "balanced":
-        stream = balanced_batches(training, data.labels, size, derive(seed, "batches"))
-    with forked(seed, "global"):
+    with forked(seed, "global"), _armed(keeper):
+        if keeper and (found := keeper.take()) is not None:
+            run.restore(found)
+            emit("resumed", step=result.steps, images_seen=result.images_seen)
+        order = derive(seed, "batches")
+        if sampling == "balanced":
+            stream = balanced_batches(training, data.labels, size, order, taken=result.steps)
+        else:
+            stream = batches(training, size, order, taken=result.steps)
         model.train()
-        while (fraction := budget.fraction(result.images_seen, result.seconds)) < 1:
+        told = time.monotonic()
+        while (fraction := budget.fraction(result.images_seen, result.seconds)) < 1 and not run.ended:
             started = time.perf_counter()
             chosen = next(stream)
             if budget.images_seen:  # every family sees exactly as many images: the last two batches share what is left
@@ -198,36 +223,109 @@ def fit(
             images = data.floats(chosen).to(device, non_blocking=True)
             progress = Progress(result.steps, result.images_seen, fraction, stage(model.stages, fraction))
             with autocast:
-                losses = model.training_step(images, labels[chosen].to(device), optimizers, progress, rng)
+                losses = model.training_step(images, labels[chosen].to(device), optimizers, progress, run.rng)
             if average:
                 average.update(model)
             result.steps += 1
             result.images_seen += len(chosen)
             result.seconds += time.perf_counter() - started
-            for name, value in losses.items():
-                pending.setdefault(name, []).append(value.detach())
+            run.losses.add(result.steps, losses)
             fraction = budget.fraction(result.images_seen, result.seconds)
-            if fraction * RECORDS >= recorded + 1 or fraction >= 1:
-                recorded = int(fraction * RECORDS)
-                _flush(pending, result, emit)
+            if fraction * RECORDS >= run.recorded + 1 or fraction >= 1:
+                run.recorded = int(fraction * RECORDS)
+                _record(run.losses, result, emit)
                 emit("progress", fraction=min(fraction, 1.0), step=result.steps, images_seen=result.images_seen)
-            ended = False
-            if fraction * VALIDATIONS >= validated + 1 or fraction >= 1:
-                validated = int(fraction * VALIDATIONS)
+                told = time.monotonic()
+            validates = fraction * VALIDATIONS >= run.validated + 1 or fraction >= 1
+            if validates:
+                run.validated = int(fraction * VALIDATIONS)
                 with autocast:
                     loss = _validate(model, data, validation, result, seed, device, emit)
-                ended = bool(plateau and loss is not None and plateau.spent(loss))
-            if watch and (fraction * watch.points >= watched + 1 or fraction >= 1 or ended):
-                watched = int(fraction * watch.points)
+                run.ended = bool(run.plateau and loss is not None and run.plateau.spent(loss))
+            if inspect and (validates or result.steps % INSPECTION_STEPS == 0):
+                model.eval()
+                inspect(result.steps)
+                model.train()
+            if watch and (fraction * watch.points >= run.watched + 1 or fraction >= 1 or run.ended):
+                run.watched = int(fraction * watch.points)
                 _show(model, average, watch, result)
-            if ended:
+            if run.ended:
                 emit("warning", text=f"stopped early at {result.images_seen:,} images: validation loss falls no more")
-                break
+            if time.monotonic() - told >= ALIVE_SECONDS:
+                emit("alive", step=result.steps)
+                told = time.monotonic()
+            if keeper and keeper.due():
+                keeper.save(run.state())
     if average:
         model.load_state_dict(average.state)
     model.eval()
     _check_weights(model, result.steps)
     return result
+
+
+@contextlib.contextmanager
+def _armed(keeper: Keeper | None) -> Iterator[None]:
+    """While a training looks at its keeper after every step, a signal need not break it off in the middle of one."""
+    if keeper:
+        keeper.armed = True
+    try:
+        yield
+    finally:
+        if keeper:
+            keeper.armed = False
+
+
+class _Training:
+    """All that a training by steps is made of: what must be kept so that it can go on elsewhere.
+
+    The batches' permutations are functions of seed and epoch, so that the number of steps is the position in the data;
+    a family's own state is its weights, buffers, optimisers and what `Progress` tells it, and nothing else.
+    """
+
+    def __init__(self, model: TrainableModel, seed: int, device: torch.device, result: Fitted) -> None:
+        self.model, self.device, self.result = model, device, result
+        self.optimizers = model.configure_optimizers()
+        self.average = Average(model, model.ema_decay) if model.ema_decay else None
+        self.rng = torch_rng(seed, "training")
+        self.losses = Losses()
+        self.plateau = Patience(model.plateau, self.optimizers) if model.plateau else None
+        self.recorded = self.validated = self.watched = 0
+        self.ended = False
+
+    def state(self) -> dict[str, Any]:
+        """Everything, as nested dicts of numbers and tensors."""
+        result = self.result
+        return {
+            "model": dict(self.model.state_dict()),
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "average": {"updates": self.average.updates, "state": self.average.state} if self.average else None,
+            "rng": self.rng.get_state(),
+            "global": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+            "losses": self.losses.state(),
+            "plateau": [self.plateau.best, self.plateau.waited] if self.plateau else None,
+            "counts": [self.recorded, self.validated, self.watched, self.ended],
+            "result": [result.steps, result.images_seen, result.seconds, result.losses],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up what `state` returned; call it where torch's global state is the training's own."""
+        self.model.load_state_dict(state["model"])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        if self.average:
+            self.average.updates = state["average"]["updates"]
+            for name, value in state["average"]["state"].items():
+                self.average.state[name].copy_(value)
+        self.rng.set_state(state["rng"])
+        torch.set_rng_state(state["global"])
+        if state["cuda"]:
+            torch.cuda.set_rng_state_all(state["cuda"])
+        self.losses.restore(state["losses"], self.device)
+        if self.plateau:
+            self.plateau.best, self.plateau.waited = state["plateau"]
+        self.recorded, self.validated, self.watched, self.ended = state["counts"]
+        self.result.steps, self.result.images_seen, self.result.seconds, self.result.losses = state["result"]
 
 
 def fit_per_class(
@@ -240,6 +338,7 @@ def fit_per_class(
     fit_one: Callable[[GenerativeModel, np.ndarray, np.ndarray, Budget, str, float, float], Fitted],
     record: Fitted | None = None,
     sampling: str = "natural",
+    keeper: Keeper | None = None,
 ) -> Fitted:
     """Fit one model after the other and join what is told of them; losses are named 'class/loss'.
 
@@ -252,20 +351,27 @@ def fit_per_class(
         budget: of all together.
         fit_one: called with a model, its training and validation indices, its budget, its class's name, and the share
             of the budget that was used before it and that it may use.
+        record: filled in on the way and returned.
         sampling: "balanced" gives every class the same share of the budget, in place of its share of the images.
+        keeper: keeps the classes that are done, beside the training at work.
 
     Raises:
         InputError: a class has fewer than two training images or no validation image.
     """
     counts = np.bincount(labels[training], minlength=len(class_names))
     counts = np.ones_like(counts) if sampling == "balanced" else counts  # shares of the budget
-    joined, used = record or Fitted(), 0.0
+    done = _Classes(model, record or Fitted())
+    if keeper:
+        keeper.also("classes", done)
+    joined = done.joined
     ends = np.round(np.cumsum(counts) / counts.sum() * (budget.images_seen or 0)).astype(int)
     for label, name in enumerate(class_names):
         own, held = training[labels[training] == label], validation[labels[validation] == label]
         if len(own) < 2 or not len(held):
             raise InputError(f"unconditional: per_class needs two training images and a validation image of {name!r}")
-        share = counts[label] / counts.sum()
+        if label < done.count:
+            continue
+        used, share = float(counts[:label].sum() / counts.sum()), counts[label] / counts.sum()
         images = int(ends[label] - (ends[label - 1] if label else 0)) if budget.images_seen else None
         part = Budget(max(2, images) if images is not None else None, budget.seconds and budget.seconds * share)
         fitted = fit_one(model.of_class(label), own, held, part, name, used, share)
@@ -276,9 +382,28 @@ def fit_per_class(
         joined.steps += fitted.steps
         joined.images_seen += fitted.images_seen
         joined.seconds += fitted.seconds
-        used += share
+        done.count += 1
     model.eval()
     return joined
+
+
+class _Classes:
+    """The models of the classes that are done, and what is told of them together."""
+
+    def __init__(self, model: PerClass, joined: Fitted) -> None:
+        self._model, self.joined, self.count = model, joined, 0
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        models = [dict(self._model.of_class(label).state_dict()) for label in range(self.count)]
+        return {"models": models, "joined": vars(self.joined)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up what `state` returned."""
+        for label, weights in enumerate(state["models"]):
+            self._model.of_class(label).load_state_dict(weights)
+        self.count = len(state["models"])
+        vars(self.joined).update(state["joined"])
 
 
 def lowered(model: TrainableModel | type[TrainableModel], precision: str) -> bool:
@@ -312,8 +437,10 @@ def _show(model: TrainableModel, average: Average | None, watch: Watch, result: 
     if average:
         model.load_state_dict(average.state)
     model.eval()
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     try:
-        watch.look(result.images_seen)
+        with torch.random.fork_rng(devices=devices):  # building extractors must leave no trace in dropout
+            watch.look(result.images_seen)
     except NotFiniteError as error:
         raise DivergedError(result.steps, str(error)) from None
     if average:
@@ -332,13 +459,10 @@ def _fit_direct(
     return Fitted(0, len(given), time.perf_counter() - started)
 
 
-def _flush(pending: dict[str, list[Tensor]], result: Fitted, emit: Emit) -> None:
+def _record(losses: Losses, result: Fitted, emit: Emit) -> None:
     """Record the mean of every loss since the last record; one synchronisation per record, not per step."""
-    values = {name: torch.stack(items).double().mean().item() for name, items in pending.items()}
-    pending.clear()
+    values = losses.flush()
     for name, value in values.items():
-        if not math.isfinite(value):
-            raise DivergedError(result.steps, f"the loss {name!r} is {value}")
         result.losses.append((result.steps, result.images_seen, "training", name, value))
     emit("loss", split="training", step=result.steps, images_seen=result.images_seen, values=values)
 

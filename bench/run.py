@@ -7,12 +7,11 @@ folders. It tells what happens through events.jsonl and leaves whole files only.
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
-import os
 import signal
 import sys
-import threading
 import time
 import traceback
 from pathlib import Path
@@ -23,14 +22,18 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
+from bench.checkpoint import FILE as CHECKPOINT
+from bench.checkpoint import InterruptedJobError, Keeper
 from bench.closest import write_closest
 from bench.data.dataset import ImageDataset
 from bench.data.splits import Split
+from bench.divergence import Constancy
 from bench.environment import environment
-from bench.errors import BenchError, DivergedError, NotFiniteError
+from bench.errors import BenchError, DamagedWeightsError, DivergedError, NotFiniteError
 from bench.evaluate import Drawn, Protocol, Scorer, make_protocol
 from bench.external import ExternalImages, load_external, read_external
 from bench.fit import Budget, Fitted, Watch, fit, fit_per_class, lowered
+from bench.lifeline import die_with_parent
 from bench.metrics.cost import peak_memory_bytes
 from bench.metrics.features import FeatureExtractor
 from bench.model import GenerativeModel, Translator
@@ -46,26 +49,26 @@ from bench.reference import (
     progress_scores,
 )
 from bench.registry import GENERATORS
-from bench.sampling import generate, generate_on_device, grid, load_model
+from bench.sampling import check_determinism, generate, generate_on_device, grid, load_model
 from bench.seeds import derive, forked
-from bench.store import Events, write_bytes, write_json, write_with
+from bench.store import Events, set_aside, write_bytes, write_json, write_with
 from bench.suite import Suite
 from bench.translate import evaluate_translator, pairs_shown, translated_draw
 from bench.utility import Utility
 
 TIMED_SAMPLES = 200
 REASON_CHARACTERS = 300
+INSPECTED_SAMPLES = 8
 
-
-class InterruptedJobError(Exception):
-    """The parent asked the job to stop."""
+_keepers: list[Keeper] = []
+"""Of the training at work, if there is one: whom a signal tells."""
 
 
 def main(path: Path) -> int:
     """Run the job described by a file; return the process's exit code."""
     job = json.loads(path.read_text(encoding="utf-8"))
     signal.signal(signal.SIGTERM, _stop)
-    _die_with_parent()
+    die_with_parent(job.get("parent"))
     emit = Events(path.parent / "events.jsonl")
     torch.set_num_threads(job["threads"])
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -88,25 +91,18 @@ def main(path: Path) -> int:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
+    """A training at work ends after its step, with a checkpoint; anything else ends here and is done again."""
+    if any(keeper.armed for keeper in _keepers):
+        for keeper in _keepers:
+            keeper.stopping = True
+        return
     raise InterruptedJobError
-
-
-def _die_with_parent() -> None:
-    """End this process when its parent is gone, however it went: no job outlives the command that started it."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True, name="parent-watch").start()
 
 
 def _one_line(error: BaseException) -> str:
     """What went wrong, for a table's cell: the traceback is in log.txt."""
     if isinstance(error, InterruptedJobError):
-        return "interrupted"
+        return "interrupted; the same command continues"
     if isinstance(error, BenchError):
         return " ".join(str(error).split())[:REASON_CHARACTERS]
     if isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error):
@@ -160,6 +156,7 @@ def _generator(job: dict[str, Any], device: torch.device, emit: Events) -> None:
             take(job, suite, data, split, run, started, device, emit)
         except DivergedError as error:
             write_json(run / "result.json", {**started, "status": "diverged", "reason": str(error)})
+            (run / CHECKPOINT).unlink(missing_ok=True)
             return
         except BaseException as error:
             status = "interrupted" if isinstance(error, InterruptedJobError) else "failed"
@@ -169,6 +166,13 @@ def _generator(job: dict[str, Any], device: torch.device, emit: Events) -> None:
         _evaluate(job, base, suite, data, split, folder, run, device, emit)
     except InterruptedJobError:
         raise
+    except DamagedWeightsError as error:  # the training is done again; no evaluation can stand beside it
+        aside = [set_aside(run / name).name for name in ("checkpoint.safetensors", "result.json")]
+        what = str(error).partition("; delete")[0]
+        reason = f"{what}; set aside as {aside[0]}: the same command trains it anew"
+        failed = {**base, "family": job["generator"]["name"], "role": job["role"], "status": "failed"}
+        write_json(run / "result.json", {**failed, "reason": reason})
+        raise BenchError(reason) from None
     except Exception as error:
         failed = {**base, "eval_id": job["eval_id"], "status": "failed", "reason": _one_line(error)}
         write_json(run / f"evaluation-{job['eval_id']}.json", {**failed, "scores": [], "replicates": {}})
@@ -199,7 +203,14 @@ def _train(
     budget = Budget(images_seen, given.minutes * 60 if given.minutes else None)
     progress = _Progress(job, suite, data, split, model, run, device, emit)
     looked = suite.progress.points and model.trains and isinstance(model, GenerativeModel)
-    how: dict[str, Any] = {"device": device, "precision": job["precision"], "sampling": suite.sampling}
+    keeper = Keeper(run, job["train_id"], suite.checkpoint_minutes * 60, emit)
+    _keepers[:] = [keeper]
+    keeper.also("progress", progress)
+    inspector = _Inspector(model, job["seed"], device)
+    keeper.also("inspector", inspector)
+    how: dict[str, Any] = {
+        "device": device, "precision": job["precision"], "sampling": suite.sampling, "keeper": keeper,
+    }  # fmt: skip
     fitted = Fitted()
     try:
         if isinstance(model, PerClass):
@@ -207,8 +218,10 @@ def _train(
         else:
             watch = Watch(suite.progress.points, progress.look) if looked else None
             kind_of = {"budget": budget, "seed": job["seed"], "emit": emit, "watch": watch, **how}
+            if isinstance(model, GenerativeModel):
+                kind_of["inspect"] = inspector.look
             fitted = fit(model, data, split.train, split.validation, record=fitted, **kind_of)
-        memory = progress.memory or peak_memory_bytes()
+        memory = progress.memory or max(peak_memory_bytes(), progress.earlier)
         sampling_seconds = _time_sampling(model, data, split, job["seed"], device)
     except NotFiniteError as error:
         raise DivergedError(fitted.steps, str(error)) from None
@@ -217,7 +230,8 @@ def _train(
         _write_losses(run, fitted)
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     header = {"medgenbench": json.dumps({"schema": 1, "train_id": job["train_id"]})}
-    write_bytes(run / "checkpoint.safetensors", save(tensors, metadata=header))
+    content = save(tensors, metadata=header)
+    write_bytes(run / "checkpoint.safetensors", content)
     write_json(
         run / "result.json",
         {
@@ -239,6 +253,7 @@ def _train(
             "class_names": list(data.class_names),
             "simulated": data.simulated,
             "stamp": None if suite.for_results else "not for results",
+            "sha256": hashlib.sha256(content).hexdigest(),
             "images_seen": fitted.images_seen,
             "steps": fitted.steps,
             "costs": {
@@ -250,6 +265,7 @@ def _train(
             "environment": environment(device),
         },
     )
+    keeper.remove()
 
 
 def _fit_per_class(
@@ -277,9 +293,37 @@ def _fit_per_class(
         pooled = data.as_one_class()
         return fit(one, pooled, own, held, budget=part, seed=derive(seed, "class", name), emit=tell, **how)
 
-    return fit_per_class(
-        model, data.labels, split.train, split.validation, data.class_names, budget, fit_one, record, how["sampling"]
-    )
+    sides = (data.labels, split.train, split.validation)
+    shared = {"sampling": how["sampling"], "keeper": how["keeper"]}
+    return fit_per_class(model, *sides, data.class_names, budget, fit_one, record, **shared)
+
+
+class _Inspector:
+    """Draws a few images now and then, to see that they still depend on the noise they are made from."""
+
+    def __init__(self, model: GenerativeModel | Translator, seed: int, device: torch.device) -> None:
+        self._model, self._seed, self._device = model, seed, device
+        self._constancy = Constancy()
+
+    def look(self, step: int) -> None:
+        """Draw images of at most two classes."""
+        assert isinstance(self._model, GenerativeModel)
+        labels = np.arange(INSPECTED_SAMPLES) % min(2, self._model.num_classes)
+        if not self._model.conditional:
+            labels[:] = 0
+        try:
+            images = generate_on_device(self._model, labels, self._seed, "inspection", device=self._device)
+        except NotFiniteError as error:
+            raise DivergedError(step, str(error)) from None
+        self._constancy.look(step, images.float() / 255, torch.from_numpy(labels).to(images.device))
+
+    def state(self) -> int:
+        """What a checkpoint keeps."""
+        return self._constancy.state()
+
+    def restore(self, state: int) -> None:
+        """Take up what `state` returned."""
+        self._constancy.restore(state)
 
 
 class _Progress:
@@ -300,15 +344,28 @@ class _Progress:
         self._rows: list[tuple[int, str, str, str, float, int]] = []
         self._reference = (Path(job["results"]), job["reference_id"])
         self._suite = suite
+        self._extractors: dict[str, FeatureExtractor] = {}
         self._labels = data.labels[progress_indices(data, split, suite.progress.samples)]
         self.memory: int | None = None
         """Peak of training up to the first look: what scoring adds to the process is not the family's."""
+        self.earlier = 0
+        """Peak of the processes before this one, where training was interrupted."""
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        peak = max(peak_memory_bytes(), self.earlier)
+        return {"rows": self._rows, "memory": self.memory, "earlier": peak}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up what `state` returned."""
+        self._rows, self.memory, self.earlier = state["rows"], state["memory"], state["earlier"]
 
     def look(self, images_seen: int) -> None:
         """Draw as many images as there are real ones, score them, tell it."""
         assert isinstance(self._model, GenerativeModel)
         if self.memory is None:
-            self.memory = peak_memory_bytes()
+            self.memory = max(peak_memory_bytes(), self.earlier)
+        if not self._extractors:
             self._extractors = load_reference(*self._reference, self._suite, self._device)
             self._real = load_progress(*self._reference, self._extractors)
         images = generate_on_device(self._model, self._labels, self._seed, "progress", device=self._device)
@@ -397,6 +454,8 @@ def _evaluate(
             return
         maker = loaded
         wanted = protocol.labels(maker.conditional)
+        if device.type == "cpu":
+            check_determinism(maker, wanted, job["seed"], device)
 
     first: list[Drawn] = []  # what is shown of it is what was scored
 

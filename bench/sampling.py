@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +12,10 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor
 
-from bench.errors import BenchError, InputError, NotFiniteError
+from bench.errors import BenchError, DamagedWeightsError, InputError, NotFiniteError
 from bench.model import GenerativeModel, Translator
 from bench.per_class import PerClass
 from bench.registry import GENERATORS, suggestion
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 CHUNK = 100
 """Images per call of `sample`: part of the protocol, since random numbers depend on it."""
+DRAWN_TWICE = 16
 
 
 def generate(model: GenerativeModel, labels: np.ndarray, seed: int, *names: Name, device: torch.device) -> np.ndarray:
@@ -70,6 +72,18 @@ def generate_on_device(
     return torch.cat(chunks)
 
 
+def check_determinism(model: GenerativeModel, labels: np.ndarray, seed: int, device: torch.device) -> None:
+    """Draw a few images twice from the same seed.
+
+    Raises:
+        BenchError: they differ: no number of such a model could be had again. Mending the family is enough, since the
+            training stands.
+    """
+    first, second = (generate(model, labels[:DRAWN_TWICE], seed, "twice", device=device) for _ in range(2))
+    if not np.array_equal(first, second):
+        raise BenchError("sample is not deterministic: one seed gave two results; draw all random numbers from `rng`")
+
+
 def load_model(run: Path, device: torch.device) -> tuple[GenerativeModel | Translator, dict[str, Any]]:
     """Return a training's model with its weights, in evaluation mode, and the record of the training.
 
@@ -88,13 +102,15 @@ def load_model(run: Path, device: torch.device) -> tuple[GenerativeModel | Trans
         kind = ((channels, height, width), len(result["class_names"]), hyperparameters)
         per_class = (result.get("policy") or {}).get("unconditional") == "per_class"
         model: GenerativeModel | Translator = PerClass(family, *kind) if per_class else family(*kind)
+    weights = run / "checkpoint.safetensors"
     try:
-        model.load_state_dict(load_file(run / "checkpoint.safetensors"))
+        content = weights.read_bytes()
+        if result.get("sha256") not in (None, hashlib.sha256(content).hexdigest()):
+            raise ValueError("its content is not what was written")
+        model.load_state_dict(load(content))
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         first = str(error).splitlines()[0]
-        raise InputError(
-            f"{run / 'checkpoint.safetensors'}: can't be loaded ({first}); delete the folder and run again"
-        ) from None
+        raise DamagedWeightsError(f"{weights}: can't be loaded ({first}); delete the folder and run again") from None
     model.sampling_precision = (result.get("policy") or {}).get("sampling_precision", "float32")
     return model.to(device).eval(), result
 

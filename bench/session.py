@@ -17,8 +17,10 @@ from bench.data.duplicates import Pair
 from bench.data.splits import Split
 from bench.divide import across, divide, remarks
 from bench.errors import BenchError, InputError
-from bench.executors.local import Job, run_jobs
-from bench.plan import Plan, Row, make_plan, resolve_device
+from bench.executors.local import Job, Limits, run_jobs
+from bench.lock import locked
+from bench.plan import Plan, Row, default_threads, make_plan, resolve_device
+from bench.recovery import recover
 from bench.registry import SOURCES, suggestion
 from bench.store import Store, diverged, evaluated, read_json, write_bytes, write_json
 from bench.suite import Suite
@@ -106,6 +108,7 @@ def run(
     only: Sequence[str] = (),
     workers: int = 1,
     device: str = "auto",
+    wait: bool = False,
     display: Display,
 ) -> Outcome:
     """Run a resolved suite to its report.
@@ -116,6 +119,7 @@ def run(
         only: rows to run; the others stay as they are.
         workers: jobs at once. Costs are only comparable with one.
         device: 'auto', 'cpu' or 'cuda'.
+        wait: whether to wait for another run that is at work in the same folder.
         display: is told what happens.
 
     Raises:
@@ -128,8 +132,16 @@ def run(
             raise InputError(f"--only {name}: no such row in the suite; {suggestion(name, rows_known)}")
     store = Store(out, suite.name)
     store.prepare()
+    with locked(store.folder, wait=wait, say=display.note):
+        return _run(suite, out, store, only, workers, device, display)
+
+
+def _run(
+    suite: Suite, out: Path, store: Store, only: Sequence[str], workers: int, device: str, display: Display
+) -> Outcome:
     prepared = prepare(suite, out, device, display.preparing)
     plan = prepared.plan
+    recover(plan, display.warn)
     _write_plan(prepared, store)
     for path, reason in prepared.data.skipped[:5]:
         display.warn(f"left out: {path}: {reason}")
@@ -138,13 +150,16 @@ def run(
     for note in remarks(prepared.data, prepared.split, prepared.duplicates):
         display.warn(note)
 
+    if workers > 1 and workers * plan.threads > (cores := default_threads()):
+        advice = f"threads: {max(1, cores // workers)} in the suite divides them, under ids of their own"
+        display.note(f"{workers} workers of {plan.threads} threads share {cores} cores; {advice}")
     pending = [row for row in plan.trainings if not row.finished and (not only or row.name in only)]
     reference = _reference_job(prepared)
     outcome = Outcome(store.folder)
     if pending or reference:
         _execute(prepared, store, out, reference, pending, workers, display, outcome)
     elif _report_is_stale(plan):
-        _build_report(store)
+        _build_report(plan)
     done = [row.name for row in plan.trainings if row.finished and row not in pending]
     if done:
         display.note(f"already finished, not computed again: {', '.join(dict.fromkeys(done))}")
@@ -209,7 +224,8 @@ def _reference_job(prepared: Prepared) -> Job | None:
         return None
     floors = [{"name": row.name, "eval_id": row.eval_id, "run": str(row.run.resolve())} for row in pending]
     folder = plan.store.folder / "runs" / f"reference-{plan.reference_id}"
-    return Job("real data", folder, {**_job_spec(prepared), "kind": "reference", "floors": floors}, plan.threads)
+    spec = {**_job_spec(prepared), "kind": "reference", "floors": floors}
+    return Job("real data", folder, spec, plan.threads, limits=_limits(prepared.suite))
 
 
 def _training_job(prepared: Prepared, row: Row) -> Job:
@@ -226,7 +242,27 @@ def _training_job(prepared: Prepared, row: Row) -> Job:
         "run": str(row.run.resolve()),
         "train": not row.trained,
     }
-    return Job(f"{row.name} seed {row.seed}", row.run, spec, prepared.plan.threads)
+    limits, need = _limits(prepared.suite), _need(prepared, row)
+    return Job(f"{row.name} seed {row.seed}", row.run, spec, prepared.plan.threads, need, limits)
+
+
+def _limits(suite: Suite) -> Limits:
+    given = suite.limits
+    seconds, memory = given.minutes and given.minutes * 60, given.memory_gb and given.memory_gb * 1e9
+    return Limits(seconds, memory, given.idle_minutes * 60)
+
+
+UNKNOWN_NEED = 1_500_000_000
+"""Bytes that a job counts for in admission until a training of its family was measured in this folder."""
+
+
+def _need(prepared: Prepared, row: Row) -> int:
+    """The peak memory of the same family in this folder, measured, or a guess within the job's own limit."""
+    found = [read_json(path) or {} for path in (prepared.plan.store.folder / "runs").glob("*/result.json")]
+    same = [record for record in found if row.spec and record.get("family") == row.spec.name]
+    peaks = [(record.get("costs") or {}).get("peak_memory_bytes") or 0 for record in same]
+    limit = prepared.suite.limits.memory_gb
+    return int(max(peaks, default=0)) or min(UNKNOWN_NEED, int(limit * 1e9) if limit else UNKNOWN_NEED)
 
 
 def _execute(
@@ -249,6 +285,8 @@ def _execute(
             nonlocal position
             if event["type"] == "start":
                 position += 1
+                if (row := rows.get(job.name)) is not None:
+                    _forget_failure(row)
                 display.started(job.name, position, count)
             _show(display, job, event)
             if (row := rows.get(job.name)) is not None:
@@ -275,27 +313,33 @@ def _execute(
     finally:
         if tracker:
             if status == "finished":
-                tracker.artifacts(None, 0, _build_report(store))
+                tracker.artifacts(None, 0, _build_report(prepared.plan))
             tracker.close(status)
         elif status == "finished":
-            _build_report(store)
+            _build_report(prepared.plan)
+
+
+def _shown(plan: Plan) -> dict[str, list[int]]:
+    """The files that the report is made of, each with its size and time: equal means unchanged, whatever the clock did."""
+    shown = [plan.store.folder / "plan.json", plan.store.reference]
+    shown += [row.run / name for row in plan.rows for name in ("result.json", f"evaluation-{row.eval_id}.json")]
+    found = {path.relative_to(plan.store.folder).as_posix(): path.stat() for path in shown if path.exists()}
+    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in found.items()}
 
 
 def _report_is_stale(plan: Plan) -> bool:
-    """Whether the report was made before what it shows: another plan, say, all of whose rows were there already."""
-    report = plan.store.folder / "report.html"
-    if not report.exists():
-        return True
-    shown = [plan.store.folder / "plan.json", plan.store.reference]
-    shown += [row.run / name for row in plan.rows for name in ("result.json", f"evaluation-{row.eval_id}.json")]
-    return any(path.stat().st_mtime_ns > report.stat().st_mtime_ns for path in shown if path.exists())
+    """Whether the report was made of other files: another plan, say, all of whose rows were there already."""
+    made_of = read_json(plan.store.folder / "report.json") or {}
+    return made_of.get("files") != _shown(plan) or not (plan.store.folder / "report.html").exists()
 
 
-def _build_report(store: Store) -> list[Path]:
+def _build_report(plan: Plan) -> list[Path]:
     from bench.report.page import write_report
 
-    write_report(store.folder)
-    return [store.folder / name for name in ("report.html", "table.md", "results.csv")]
+    folder, files = plan.store.folder, _shown(plan)
+    write_report(folder)
+    write_json(folder / "report.json", {"schema": 1, "files": files})
+    return [folder / name for name in ("report.html", "table.md", "results.csv")]
 
 
 def _open_tracker(prepared: Prepared, out: Path, store: Store, display: Display) -> Tracker | None:
@@ -343,6 +387,13 @@ def _record(tracker: Tracker | None, row: Row, job: Job, event: dict[str, Any]) 
     elif event["type"] == "progress_scores":
         names = {f"progress/{name}": value for name, value in event["values"].items()}
         tracker.metrics(row.name, row.seed, names, event["images_seen"])
+
+
+def _forget_failure(row: Row) -> None:
+    """Why an earlier attempt failed says nothing of this one."""
+    for path in (row.run / "result.json", row.run / f"evaluation-{row.eval_id}.json"):
+        if (read_json(path) or {}).get("status") in ("failed", "interrupted"):
+            path.unlink(missing_ok=True)
 
 
 def _settle(row: Row, reason: str | None) -> str:

@@ -7,6 +7,7 @@ folder is the source of truth; nothing here knows MLflow, models or tables.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -50,8 +51,21 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise BenchError(f"{path}: can't be written: {error.strerror or error}") from None
+            raise BenchError(unwritable(path, error)) from None
         raise
+
+
+def unwritable(path: Path, error: OSError) -> str:
+    """Say that a file can't be written, why, and what to do; what is finished stays in every case."""
+    remedies = {
+        errno.ENOSPC: "free some space (bench doctor shows how much there is), then the same command continues",
+        errno.EDQUOT: "free some of your quota, then the same command continues",
+        errno.EFBIG: "raise the limit on the size of files (ulimit -f), then the same command continues",
+        errno.EROFS: "make it writable again, then the same command continues",
+        errno.EACCES: "make it writable, or choose another folder with --out",
+    }
+    remedy = remedies.get(error.errno or 0, "mend that, then the same command continues")
+    return f"{path}: can't be written: {error.strerror or error}; {remedy}"
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -71,6 +85,12 @@ def write_with(path: Path, save: Callable[[IO[bytes]], None]) -> None:
         save(file)
 
 
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file, so that it is neither read nor lost; return its new name."""
+    aside = next(new for n in range(1, 10_000) if not (new := path.with_name(f"{path.name}.damaged-{n}")).exists())
+    return path.rename(aside)
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """Return the file's object, or None if it is absent or not whole (then it counts as not computed)."""
     try:
@@ -85,12 +105,13 @@ class Events:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a", encoding="utf-8")
+        self._file = path.open("ab", buffering=0)
 
     def __call__(self, kind: str, **values: Any) -> None:
-        """Append an event; the time is added."""
-        self._file.write(json.dumps({"time": round(time.time(), 3), "type": kind, **values}) + "\n")
-        self._file.flush()
+        """Append an event; the time is added. On a full disk it is lost, and nothing else: results are files of their own."""
+        line = json.dumps({"time": round(time.time(), 3), "type": kind, **values}) + "\n"
+        with contextlib.suppress(OSError):
+            self._file.write(line.encode())
 
     def close(self) -> None:
         """Close the file."""
@@ -161,6 +182,19 @@ class Store:
     def run(self, row: str, seed: int, train_id: str) -> Path:
         """The folder of one training."""
         return self.folder / "runs" / f"{row}-seed{seed}-{train_id}"
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a safetensors file is as long as its header says: quick, and true of damage within the tensors too."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            size = path.stat().st_size
+            header = json.loads(file.read(length)) if 8 + length <= size else {"": {"data_offsets": [0, size]}}
+        ends = [value["data_offsets"][1] for name, value in header.items() if name != "__metadata__"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+    return size == 8 + length + max(ends, default=0)
 
 
 def trained(run: Path) -> bool:

@@ -278,6 +278,14 @@ class TrackingSpec(_Model):
     uri: str | None = Field(None, description="any MLflow tracking URI; mlflow.db in the results folder if left out")
 
 
+class LimitsSpec(_Model):
+    """What a job may use before it is ended and told as failed; not part of any id, since it changes no number."""
+
+    minutes: float | None = Field(None, gt=0, description="wall-clock of a job; it goes on from there when run again")
+    memory_gb: float | None = Field(None, gt=0, description="memory of a job's own, in 10^9 bytes; not the GPU's")
+    idle_minutes: float = Field(30, gt=0, description="without a word and without processor time: it hangs")
+
+
 class Suite(_Model):
     """A suite file: data, split, generators, budget and protocol."""
 
@@ -302,6 +310,8 @@ class Suite(_Model):
     reported: tuple[ReportedSpec, ...] = Field((), description="numbers of a source on its own data, shown apart")
     tracking: TrackingSpec = TrackingSpec()
     threads: int | None = Field(None, ge=1, le=1024, description="threads of a job; all cores if left out")
+    checkpoint_minutes: float = Field(5, gt=0, description="between two checkpoints of an unfinished training")
+    limits: LimitsSpec = LimitsSpec()
     patient_images: bool = Field(True, description="whether real images may stand in report and MLflow")
     for_results: bool = Field(True, description="false stamps every output 'not for results'")
 
@@ -467,7 +477,7 @@ def find_suite(path: Path) -> Path:
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
     from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+    from ruamel.yaml.error import MarkedYAMLError
 
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -477,9 +487,12 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
         raise InputError(f"{path}: can't be read: {error}") from None
     try:
         tree = YAML(typ="rt", pure=True).load(text)
-    except (YAMLError, ValueError, RecursionError) as error:
+    except (
+        Exception
+    ) as error:  # the reader raises whatever it stumbles over: a mapping as a key, for one, is a TypeError
         mark = getattr(error, "problem_mark", None)
-        what = (error.problem if isinstance(error, MarkedYAMLError) else None) or str(error).splitlines()[0]
+        what = error.problem if isinstance(error, MarkedYAMLError) else None
+        what = what or (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}{f':{mark.line + 1}' if mark else ''}: not valid YAML: {what}") from None
     lines: dict[Location, int] = {}
     try:
@@ -523,14 +536,13 @@ def _is_list(value: Any) -> bool:
 
 def _override(content: dict[str, Any], override: str) -> None:
     from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
 
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise InputError(f"--set {override}: write it as key.path=value, for example evaluation.draws=5")
     try:
         value = YAML(typ="safe", pure=True).load(text)
-    except YAMLError:
+    except Exception:  # likewise
         raise InputError(f"--set {override}: the value is not valid YAML") from None
     *parents, last = key.split(".")
     node: Any = content

@@ -1,0 +1,136 @@
+"""Killed at random moments and continued each time, a suite ends with the results of one that was never disturbed.
+
+SIGKILL to the command, its jobs and all else it started: nothing can be tidied up. What must not differ is everything in
+results.csv but costs, to the last digit, on one processor type with equal threads and packages.
+"""
+
+import json
+import random
+import time
+from collections import Counter
+
+import pytest
+from command_line import bench, kill_group, make_images, scores, start
+
+KILLS = 25
+SEED = 7
+PHASES = {"training", "evaluating", "writing"}
+TUNING = ""
+"""What the suite says about tuning: with it, trials are killed like everything else."""
+SUITE = """
+name: killed
+data: {source: images, root: images, image_size: [16, 16], subject_pattern: "^(p[0-9]+)"}
+split: {fractions: {train: 0.5, validation: 0.25, test: 0.25}}
+generators:
+  - {name: vae, hyperparameters: {batch_size: 8, width: 4, latent_dim: 4}}
+  - {name: cvae, hyperparameters: {batch_size: 8, width: 4, latent_dim: 4}}
+  - {name: logcosh_cvae, hyperparameters: {batch_size: 8, width: 4, latent_dim: 4}}
+  - {name: gan, hyperparameters: {batch_size: 8, dense_widths: [32], dropout: 0.2}}
+  - {name: dcgan, hyperparameters: {batch_size: 8, conditional: true, width: 4}}
+  - {name: wgan_gp, hyperparameters: {batch_size: 8, conditional: true, width: 4, critic_steps: 2}}
+  - {name: vae_gan, hyperparameters: {batch_size: 8, conditional: true, width: 4}}
+  - {name: ddim, hyperparameters: {batch_size: 8, conditional: true, channels: [16, 16], sampling_steps: 5}}
+budget: {images_seen: 2400}
+progress: {points: 3, samples: 20}
+evaluation: {draws: 3, samples_per_draw: 20, few: 12, bootstrap: 20, features: [random]}
+checkpoint_minutes: 0.002
+threads: 1
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_and_continued_the_results_are_the_same(tmp_path, capsys):
+    make_images(tmp_path / "images", 80)
+    (tmp_path / "suite.yaml").write_text(SUITE + TUNING)
+    started = time.monotonic()
+    bench("run", "suite.yaml", "--out", "whole", cwd=tmp_path, check=0)
+    whole = time.monotonic() - started
+
+    rng = random.Random(SEED)
+    found: Counter[str] = Counter()
+    families: Counter[str] = Counter()
+    resumed = 0
+    folder = tmp_path / "parts" / "killed"
+    for number in range(KILLS):
+        before = events(folder)
+        process = start("run", "suite.yaml", "--out", "parts", cwd=tmp_path, log=tmp_path / "log.txt")
+        moment = rng.uniform(0.0, 1.0)
+        wanted = WANTED[number % len(WANTED)]
+        until = time.monotonic() + 90
+        while process.poll() is None and time.monotonic() < until:
+            new = events(folder)[len(before) :]
+            if wanted(new):
+                break
+            time.sleep(0.002)
+        time.sleep(moment * 0.4)
+        if process.poll() is not None:
+            assert process.returncode == 0, (tmp_path / "log.txt").read_text()
+        kill_group(process)
+        what, row = moment_of(folder, events(folder)[len(before) :])
+        found[what] += 1
+        families[row] += 1
+        with capsys.disabled():
+            print(f"\nkill {number + 1}: {what} {row}", end="")
+        if process.returncode == 0:  # it was quicker: what is left to be killed is done again
+            forget(folder, rng)
+    done = bench("run", "suite.yaml", "--out", "parts", cwd=tmp_path, check=0)
+    assert "Traceback" not in done.stdout
+    resumed = sum(event["type"] == "resumed" for event in events(folder))
+    with capsys.disabled():
+        print(
+            f"\n{KILLS} kills: {dict(found)} in {dict(families)}; {resumed} times a training went on; {whole:.0f} s whole"
+        )
+    assert scores(tmp_path / "whole" / "killed") == scores(folder)
+    assert len(scores(folder)) > 100
+    assert resumed >= 5
+    assert found["training"] >= 5
+    assert found["evaluating"] >= 3
+    assert not list(folder.rglob("*.part"))
+    assert not list(folder.rglob("*.damaged-*"))
+    assert not list(folder.rglob("unfinished.safetensors"))
+
+
+def events(folder):
+    """Every event of every job so far, with the job's folder's name, in the order of their times."""
+    told = []
+    for path in folder.glob("runs/*/events.jsonl"):
+        for line in path.read_text().splitlines():
+            try:
+                told.append({**json.loads(line), "job": path.parent.name})
+            except ValueError:
+                continue
+    return sorted(told, key=lambda event: event["time"])
+
+
+WANTED = [
+    lambda new: any(event["type"] == "progress" for event in new),
+    lambda new: any(event["type"] == "phase" and event["phase"] == "scoring" for event in new),
+    lambda new: any(event["type"] == "progress" and event["fraction"] > 0.5 for event in new),
+    lambda new: any(
+        event["type"] == "phase" and event["phase"] == "scoring" and event["fraction"] == 1 for event in new
+    ),
+    lambda new: any(event["type"] == "progress" and event["fraction"] == 1 for event in new),
+]
+"""What is waited for before a kill, in turn, so that kills fall into every phase; then a random while more."""
+
+
+def moment_of(folder, new):
+    """What was going on when the kill fell, and in which row."""
+    if not new:
+        return "starting", "-"
+    last = new[-1]
+    row = last["job"].rsplit("-seed", 1)[0]
+    if last["type"] in ("progress", "loss", "alive", "progress_scores", "resumed"):
+        return ("writing" if last.get("fraction") == 1 else "training"), row
+    if last.get("phase") == "scoring":
+        return ("writing" if last["fraction"] == 1 else "evaluating"), row
+    return last.get("phase", last["type"]), row
+
+
+def forget(folder, rng):
+    """Undo one row, as a user would who deletes its folder."""
+    rows = sorted(path for path in folder.glob("runs/*-seed0-*") if not path.name.startswith("floor"))
+    chosen = rng.choice(rows)
+    for path in chosen.iterdir():
+        if path.name != "events.jsonl":
+            path.unlink()
