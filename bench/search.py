@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -142,3 +143,35 @@ def tunable_names(family: type[Any]) -> list[str]:
     """Return every hyper-parameter of a family that has a tuning range, whatever the others' values."""
     extras = {name: field.json_schema_extra for name, field in family.Hyperparameters.model_fields.items()}
     return [name for name, extra in extras.items() if isinstance(extra, dict) and "tune" in extra]
+
+
+@dataclass(frozen=True)
+class Search:
+    """The search of one row: what is tried, within which budget, and where its record lies."""
+
+    row: str
+    study_id: str
+    folder: Path
+    space: Mapping[str, Range]
+    images_seen: int
+    """By each trial."""
+    spec: TuningSpec
+
+    @property
+    def name(self) -> str:
+        """The study's, in its storage: the same wherever the same is searched."""
+        return f"{self.row}-{self.study_id}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON value that `from_json` reads back."""
+        ranges = {name: within.to_json() for name, within in self.space.items()}
+        spec = self.spec.model_dump(mode="json")
+        plain = {"row": self.row, "study_id": self.study_id, "images_seen": self.images_seen}
+        return {**plain, "folder": str(self.folder), "space": ranges, "spec": spec}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Search:
+        """Return the search that `to_json` wrote."""
+        ranges = {name: Range(**within) for name, within in value["space"].items()}
+        spec = TuningSpec.model_validate(value["spec"])
+        return cls(value["row"], value["study_id"], Path(value["folder"]), ranges, value["images_seen"], spec)
