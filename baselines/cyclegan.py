@@ -59,7 +59,9 @@ class CycleGAN(Translator):
         halvings: int = Field(2, ge=0, le=4, description="of the generator")
         residual_blocks: int = Field(3, ge=0, description="the paper's 6 or 9")
         cycle: float = tunable(10.0, low=1.0, high=30.0, log=True, ge=0, description="lambda")
-        identity: float = Field(0.5, ge=0, description="weight of the identity loss, times lambda; 0 leaves it out")
+        identity: float = tunable(
+            0.5, low=0.0, high=1.0, ge=0, description="weight of the identity loss, times lambda; 0 leaves it out"
+        )
         learning_rate: float = tunable(2e-4, low=5e-5, high=1e-3, log=True, gt=0, description="of both Adams")
         beta_1: float = Field(0.5, ge=0, lt=1, description="Adam's decay of the first moment")
 

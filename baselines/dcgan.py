@@ -44,11 +44,16 @@ class DCGAN(GAN):
 
         batch_size: int = Field(64, ge=2, description="images per step; the paper's 128")
         conditional: bool = Field(False, description="heed labels")
-        latent_dim: int = Field(100, ge=1, description="length of z")
+        latent_dim: int = tunable(100, low=16, high=256, log=True, ge=1, description="length of z")
         width: int = Field(32, ge=1, description="channels of the largest grid; the paper's 128")
         learning_rate: float = tunable(2e-4, low=5e-5, high=1e-3, log=True, gt=0, description="of the generator's Adam")
-        discriminator_rate: float = Field(
-            1.0, gt=0, description="the discriminator's learning rate in units of the generator's"
+        discriminator_rate: float = tunable(
+            1.0,
+            low=0.25,
+            high=4.0,
+            log=True,
+            gt=0,
+            description="the discriminator's learning rate in units of the generator's",
         )
         beta_1: float = tunable(0.5, low=0.0, high=0.9, ge=0, lt=1, description="Adam's decay of the first moment")
         beta_2: float = Field(0.999, ge=0, lt=1, description="Adam's decay of the second moment")

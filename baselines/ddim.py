@@ -65,13 +65,26 @@ class DDIM(GenerativeModel):
         prediction: Literal["epsilon", "v_prediction", "sample"] = Field(
             "sample", description="what the network estimates"
         )
-        snr_limit: float = Field(
-            30.0, gt=0, description="signal-to-noise ratio above which errors of x_0 weigh no more"
+        snr_limit: float = tunable(
+            30.0,
+            low=3.0,
+            high=300.0,
+            log=True,
+            gt=0,
+            description="signal-to-noise ratio above which errors of x_0 weigh no more",
         )
         position_channels: int = Field(8, ge=0, description="learnt channels beside the image's, one value per place")
         sampling_steps: int = Field(15, ge=1, description="DDIM steps of a sample")
         eta: float = Field(0.0, ge=0, le=1, description="0 is DDIM, 1 has DDPM's noise")
-        guidance: float = Field(1.0, ge=0, description="w, of conditional models; 1 is none")
+        guidance: float = tunable(
+            1.0,
+            low=0.5,
+            high=4.0,
+            log=True,
+            when={"conditional": True},
+            ge=0,
+            description="w, of conditional models; 1 is none",
+        )
         label_dropout: float = Field(0.1, ge=0, lt=1, description="share of labels hidden in training, for guidance")
         learning_rate: float = tunable(1e-3, low=1e-4, high=3e-3, log=True, gt=0, description="of AdamW")
         ema_decay: float | None = Field(0.999, gt=0, lt=1, description="of the scored moving average")

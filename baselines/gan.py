@@ -49,14 +49,19 @@ class GAN(GenerativeModel):
         """Shared by the two fully connected ones."""
 
         batch_size: int = Field(16, ge=2, description="images per step; the paper's 100")
-        latent_dim: int = Field(100, ge=1, description="length of z")
+        latent_dim: int = tunable(100, low=16, high=256, log=True, ge=1, description="length of z")
         dense_widths: Widths = Field(
             (1024, 1024), min_length=1, description="discriminator's widths; the generator's reversed"
         )
         dropout: float = Field(0.0, ge=0, lt=1, description="in the discriminator")
         learning_rate: float = tunable(1e-4, low=2e-5, high=1e-3, log=True, gt=0, description="of the generator's Adam")
-        discriminator_rate: float = Field(
-            4.0, gt=0, description="the discriminator's learning rate in units of the generator's"
+        discriminator_rate: float = tunable(
+            4.0,
+            low=0.5,
+            high=8.0,
+            log=True,
+            gt=0,
+            description="the discriminator's learning rate in units of the generator's",
         )
         beta_1: float = tunable(0.0, low=0.0, high=0.9, ge=0, lt=1, description="Adam's decay of the first moment")
         beta_2: float = Field(0.999, ge=0, lt=1, description="Adam's decay of the second moment")

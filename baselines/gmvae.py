@@ -14,11 +14,10 @@ from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field
 from torch import Tensor, nn
 
 from baselines.vae import VAE
-from bench.model import Shape
+from bench.model import Shape, tunable
 
 
 class GMVAE(VAE):
@@ -37,7 +36,7 @@ class GMVAE(VAE):
     class Hyperparameters(VAE.Hyperparameters):
         """The VAE's and the number of components."""
 
-        components: int = Field(10, ge=1, description="K")
+        components: int = tunable(10, low=2, high=30, log=True, ge=1, description="K")
 
     hyperparameters: GMVAE.Hyperparameters
 

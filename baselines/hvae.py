@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from baselines.gmvae import log_normal
 from baselines.vae import VAE
-from bench.model import Shape
+from bench.model import Shape, tunable
 
 LARGEST_STEP = 0.5
 """Step sizes are learnt below this, as in the paper's code."""
@@ -46,8 +46,10 @@ class HVAE(VAE):
         beta: float = Field(1.0, ge=1, le=1, description="fixed: the bound has no weight")
         batch_norm: Literal[False] = Field(False, description="never: U(z) of an image would depend on the others")
         leapfrog_steps: int = Field(3, ge=1, le=20, description="K")
-        step_size: float = Field(0.02, gt=0, lt=LARGEST_STEP, description="where the learnt step sizes begin")
-        tempering: float = Field(0.8, gt=0, lt=1, description="sqrt(b_0), where it begins")
+        step_size: float = tunable(
+            0.02, low=0.005, high=0.1, log=True, gt=0, lt=LARGEST_STEP, description="where the learnt step sizes begin"
+        )
+        tempering: float = tunable(0.8, low=0.3, high=0.98, gt=0, lt=1, description="sqrt(b_0), where it begins")
 
     hyperparameters: HVAE.Hyperparameters
 

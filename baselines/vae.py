@@ -51,7 +51,7 @@ class VAE(GenerativeModel):
 
         batch_size: int = Field(16, ge=2, description="images per step")
         architecture: Literal["fully_connected", "convolutional"] = "fully_connected"
-        latent_dim: int = Field(32, ge=1, description="length of z")
+        latent_dim: int = tunable(32, low=8, high=256, log=True, ge=1, description="length of z")
         dense_widths: Widths = Field((512, 256), min_length=1, description="fully connected: encoder's widths")
         width: int = Field(32, ge=1, description="convolutional: channels after the first halving")
         batch_norm: bool = Field(True, description="convolutional: normalise")
@@ -177,7 +177,7 @@ class LogCoshConditionalVAE(ConditionalVAE):
         """The thesis's, where it states them."""
 
         batch_size: int = Field(8, ge=2, description="images per step")
-        latent_dim: int = Field(256, ge=1, description="length of z")
+        latent_dim: int = tunable(256, low=8, high=256, log=True, ge=1, description="length of z")
         learning_rate: float = tunable(1e-3, low=1e-4, high=3e-3, log=True, gt=0, description="of Adam")
 
     hyperparameters: LogCoshConditionalVAE.Hyperparameters

@@ -74,7 +74,7 @@ class VAEGAN(GenerativeModel):
 
         batch_size: int = Field(32, ge=2, description="images per step")
         conditional: bool = Field(False, description="heed labels")
-        latent_dim: int = Field(128, ge=1, description="length of z")
+        latent_dim: int = tunable(128, low=16, high=256, log=True, ge=1, description="length of z")
         width: int = Field(32, ge=1, description="channels after the first halving, where `channels` is not given")
         channels: Widths | None = Field(
             None,

@@ -61,14 +61,14 @@ class KneeVAEGAN(GenerativeModel):
 
         batch_size: int = Field(32, ge=2, description="images per step")
         conditional: bool = Field(False, description="heed labels")
-        latent_dim: int = Field(128, ge=1, description="length of z")
+        latent_dim: int = tunable(128, low=16, high=256, log=True, ge=1, description="length of z")
         channels: Widths = Field((32, 64, 128, 256), min_length=1, description="encoder's, decoder's reversed")
         kernels: tuple[Annotated[int, Field(ge=2, le=5)], ...] = Field(
             (3, 3, 2, 2), min_length=1, description="one for each of channels"
         )
         discriminator_channels: Widths = Field((32, 64, 128, 256, 256), min_length=1)
         dropout: float = Field(0.3, ge=0, lt=1, description="in the discriminator")
-        mse_weight: float = Field(0.5, ge=0, le=1, description="w: the rest is SSIM's")
+        mse_weight: float = tunable(0.5, low=0.0, high=1.0, ge=0, le=1, description="w: the rest is SSIM's")
         reconstruction_scale: float = tunable(1000.0, low=100.0, high=1e4, log=True, gt=0, description="N")
         beta: float = tunable(0.1, low=0.01, high=10.0, log=True, ge=0, description="weight of the KL")
         learning_rate: float = tunable(2e-4, low=5e-5, high=1e-3, log=True, gt=0, description="of both Adams")

@@ -49,8 +49,8 @@ class VQVAE(GenerativeModel):
 
         batch_size: int = Field(32, ge=2, description="images per step")
         conditional: bool = Field(False, description="heed labels, in the prior")
-        codes: int = Field(256, ge=2, description="size of the codebook; the paper's 512")
-        code_dim: int = Field(64, ge=1, description="length of a code vector")
+        codes: int = tunable(256, low=64, high=512, log=True, ge=2, description="size of the codebook; the paper's 512")
+        code_dim: int = tunable(64, low=8, high=128, log=True, ge=1, description="length of a code vector")
         grid: int = Field(8, ge=2, le=64, description="codes a side, at most")
         width: int = Field(64, ge=1, description="channels of the autoencoder; the paper's 256")
         prior_width: int = Field(64, ge=1, description="channels of the PixelCNN")

@@ -63,13 +63,13 @@ class WGANGP(DCGAN):
 
         batch_size: int = Field(16, ge=2, description="images per critic step; the paper's 64")
         conditional: bool = Field(False, description="heed labels")
-        latent_dim: int = Field(128, ge=1, description="length of z")
+        latent_dim: int = tunable(128, low=16, high=256, log=True, ge=1, description="length of z")
         width: int = Field(32, ge=1, description="channels of the largest grid")
         critic_steps: int = Field(1, ge=1, description="updates of the critic for one of the generator; the paper's 5")
         penalty: float = tunable(10.0, low=1.0, high=30.0, log=True, ge=0, description="lambda")
         learning_rate: float = tunable(2e-4, low=5e-5, high=1e-3, log=True, gt=0, description="of the generator's Adam")
-        discriminator_rate: float = Field(
-            2.5, gt=0, description="the critic's learning rate in units of the generator's"
+        discriminator_rate: float = tunable(
+            2.5, low=0.5, high=8.0, log=True, gt=0, description="the critic's learning rate in units of the generator's"
         )
         linear_decay: bool = Field(True, description="learning rates fall to 0 over the budget, in a straight line")
         beta_1: float = Field(0.0, ge=0, lt=1, description="Adam's decay of the first moment")

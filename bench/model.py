@@ -7,6 +7,7 @@ device, the precision, seeds, checkpoints, moving averages and all measuring (`b
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -30,9 +31,26 @@ class Progress(NamedTuple):
     """Name of the stage that this step belongs to, for families that declare `stages`."""
 
 
-def tunable(default: Any, *, low: float, high: float, log: bool = False, **constraints: Any) -> Any:
-    """Declare a hyper-parameter with the source's default and the range that tuning searches."""
-    extra: dict[str, Any] = {"tune": {"low": low, "high": high, "log": log}}
+def tunable(
+    default: Any,
+    *,
+    low: float,
+    high: float,
+    log: bool = False,
+    when: Mapping[str, Any] | None = None,
+    **constraints: Any,
+) -> Any:
+    """Declare a hyper-parameter with the source's default and the range that tuning searches.
+
+    Args:
+        default: the source's; within the range.
+        low: where the range begins, a valid value itself.
+        high: where it ends, likewise.
+        log: search its logarithm.
+        when: values of other hyper-parameters without which this one does nothing, and isn't searched.
+        constraints: of pydantic's `Field`.
+    """
+    extra: dict[str, Any] = {"tune": {"low": low, "high": high, "log": log, "when": dict(when or {})}}
     return Field(default, json_schema_extra=extra, **constraints)
 
 

@@ -48,6 +48,7 @@ def rescore(
         raise InputError(f"--out {out}: holds the run itself; name another folder, so that its suite's table stays")
     only = {**job["suite"], "generators": [job["generator"]], "seeds": [job["seed"]]}
     only |= {"threads": job["threads"], "precision": job["precision"]}
+    only["tuning"] = None  # the values that were found are the job's own
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "suite.yaml"
         file.write_text(json.dumps(only), encoding="utf-8")  # JSON is YAML

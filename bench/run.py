@@ -1,4 +1,4 @@
-"""One job in a process of its own: the real side of a suite, or one training with its evaluation, start to end.
+"""One job in a process of its own: the real side of a suite, one training with its evaluation, or a trial of a search.
 
 `python -m bench.run JOB.json` is started by an executor; it needs nothing but that file, the data's and the results'
 folders. It tells what happens through events.jsonl and leaves whole files only.
@@ -76,7 +76,7 @@ def main(path: Path) -> int:
         device = torch.device(job["device"])
         if device.type == "cuda" and not torch.cuda.is_available():
             raise BenchError("torch finds no usable CUDA device here; run with --device cpu, or see: bench doctor")
-        (_reference if job["kind"] == "reference" else _generator)(job, device, emit)
+        {"reference": _reference, "generator": _generator, "trial": _trial}[job["kind"]](job, device, emit)
     except InterruptedJobError:
         emit("failed", reason="interrupted")
         return 130
@@ -142,6 +142,24 @@ def _reference(job: dict[str, Any], device: torch.device, emit: Events) -> None:
         first = Drawn(*draw(0))
         _write_samples(run, first.images, first.labels, protocol.shown(), data.num_classes)
         _write_evaluation(run, {**base, "eval_id": floor["eval_id"]}, scores, replicates)
+
+
+def _trial(job: dict[str, Any], device: torch.device, emit: Events) -> None:
+    """Take the next trial of a search and run it; one that can't be had is stored as failed, with its reason."""
+    from bench.trial import begin  # and so Optuna, which no other job needs
+
+    suite, data, split, _ = _open(job)
+    trial = begin(job, suite, data, split, device, emit)
+    if trial is None:
+        return
+    try:
+        trial.train(_fit_per_class)
+    except InterruptedJobError:
+        trial.taken.put_back()
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        trial.fail(_one_line(error))
 
 
 def _generator(job: dict[str, Any], device: torch.device, emit: Events) -> None:
@@ -294,7 +312,7 @@ def _fit_per_class(
         return fit(one, pooled, own, held, budget=part, seed=derive(seed, "class", name), emit=tell, **how)
 
     sides = (data.labels, split.train, split.validation)
-    shared = {"sampling": how["sampling"], "keeper": how["keeper"]}
+    shared = {"sampling": how["sampling"], "keeper": how.get("keeper")}
     return fit_per_class(model, *sides, data.class_names, budget, fit_one, record, **shared)
 
 

@@ -22,7 +22,9 @@ from bench.lock import locked
 from bench.plan import Plan, Row, default_threads, make_plan, resolve_device
 from bench.recovery import recover
 from bench.registry import SOURCES, suggestion
+from bench.search import Search
 from bench.store import Store, diverged, evaluated, read_json, write_bytes, write_json
+from bench.studies import Searching, reason_of, settled, with_best
 from bench.suite import Suite
 from bench.track import Tracker, default_uri
 
@@ -233,6 +235,7 @@ def _training_job(prepared: Prepared, row: Row) -> Job:
     spec = {
         **_job_spec(prepared),
         "kind": "generator",
+        "tuned": row.search.name if row.search else None,
         "row": row.name,
         "role": row.role,
         "seed": row.seed,
@@ -298,14 +301,22 @@ def _execute(
                     _mirror(tracker, row, prepared.suite.patient_images)
                 display.table(store.folder)
 
-        rows = {f"{row.name} seed {row.seed}": row for row in pending}
+        rows: dict[str, Row] = {}
         if reference:
             run_jobs([reference], 1, on_event)
             state = read_json(store.reference) or {}
             if state.get("reference_id") != prepared.plan.reference_id:
                 raise BenchError(_failure(reference))
             display.ended(reference.name, "finished")
-        run_jobs([_training_job(prepared, row) for row in pending], workers, on_event)
+        outcome.did += _search(prepared, pending, workers, display, tracker)
+        ready = []
+        for row in pending:
+            if row.search and (reason := reason_of(row.search)) is not None:
+                display.ended(f"{row.name} seed {row.seed}", _settle(row, f"tuning: {reason}"))
+            else:
+                ready.append(with_best(row))
+        rows = {f"{row.name} seed {row.seed}": row for row in ready}
+        run_jobs([_training_job(prepared, row) for row in ready], workers, on_event)
         status = "finished"
     except KeyboardInterrupt:
         status = "interrupted"
@@ -325,6 +336,32 @@ def _shown(plan: Plan) -> dict[str, list[int]]:
     shown += [row.run / name for row in plan.rows for name in ("result.json", f"evaluation-{row.eval_id}.json")]
     found = {path.relative_to(plan.store.folder).as_posix(): path.stat() for path in shown if path.exists()}
     return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in found.items()}
+
+
+def _search(prepared: Prepared, pending: list[Row], workers: int, display: Display, tracker: Tracker | None) -> int:
+    """Run the trials of the rows that are tuned; return how many jobs that took."""
+    rows = {row.search.name: row for row in pending if row.search and not settled(row.search)}
+    spec = prepared.suite.tuning
+    if not rows or spec is None:
+        return 0
+
+    def make(search: Search) -> dict[str, Any]:
+        generator = rows[search.name].spec
+        assert generator is not None
+        told = {"kind": "trial", "search": search.to_json(), "generator": generator.model_dump(mode="json")}
+        return {**_job_spec(prepared), **told}
+
+    searching = Searching(
+        make=make,
+        threads=prepared.plan.threads,
+        workers=spec.workers or workers,
+        validation=min(spec.samples, len(prepared.split.validation)),
+        display=display,
+        tracker=tracker,
+        show=lambda job, event: _show(display, job, event),
+    )
+    searching.run([row.search for row in rows.values() if row.search])
+    return searching.did
 
 
 def _report_is_stale(plan: Plan) -> bool:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from bench.errors import InputError
 from bench.metrics.records import GROUPS, ON_REQUEST
 from bench.registry import FEATURES, GENERATORS, SOURCES, suggestion
+from bench.search import TuningSpec, tunable_names
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 RESERVED = frozenset({"floor_validation", "floor_fresh"})
@@ -92,6 +93,10 @@ class GeneratorSpec(_Model):
         None, description="one model for all classes or one per class; the suite's if left out"
     )
     hyperparameters: dict[str, Any] = Field(default_factory=dict, description="overrides; the rest as in the source")
+    tune: bool | tuple[str, ...] = Field(
+        True, description="where the suite tunes: false keeps this row as it is, names tune these alone"
+    )
+    default_of: str | None = Field(None, description="filled in by tuning.compare_default: the tuned row beside it")
 
     @property
     def row(self) -> str:
@@ -296,6 +301,7 @@ class Suite(_Model):
     generators: Annotated[tuple[GeneratorSpec, ...], Field(min_length=1)]
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
     budget: BudgetSpec = BudgetSpec(images_seen=60_000)
+    tuning: TuningSpec | None = Field(None, description="search hyper-parameters first; left out: as they are")
     evaluation: EvaluationSpec = EvaluationSpec()
     progress: ProgressSpec = ProgressSpec()
     unconditional: Literal["pooled", "per_class"] = Field(
@@ -382,6 +388,7 @@ def load_suite(path: Path, overrides: Iterable[str] = ()) -> Suite:
     except ValidationError as error:
         raise InputError(_explain(error, source, Suite)) from None
     _check_names(suite, source)
+    _check_tuning(suite, source)
     return _resolve_data(suite, source)
 
 
@@ -418,9 +425,10 @@ def resolve(suite: Suite, path: Path | None = None) -> Suite:
             continue
         resolved = {"hyperparameters": values.model_dump(mode="json")}
         specs.append(spec.model_copy(update={**resolved, "unconditional": "per_class" if per_class else "pooled"}))
+    messages += _check_tuned_names(suite, source)
     if messages:
         raise InputError("\n".join(messages))
-    return suite.model_copy(update={"generators": tuple(specs)})
+    return _with_defaults(suite.model_copy(update={"generators": tuple(specs)}))
 
 
 def read_extractors(overrides: Iterable[str]) -> dict[str, ExtractorSpec]:
@@ -581,6 +589,63 @@ def _check_names(suite: Suite, source: _Source) -> None:
             messages.append(f"{source.at(('generators', index))}{row!r} is a reserved name; give it another label")
     if messages:
         raise InputError("\n".join(messages))
+
+
+def _check_tuning(suite: Suite, source: _Source) -> None:
+    """See that what tunes does not rank, can be had without test images, and that the trials' budget is known."""
+    spec = suite.tuning
+    if spec is None:
+        return
+    at, own = source.at(("tuning", "features")), [name for name, how in suite.evaluation.extractors.items() if how.file]
+    if spec.features == "domain":
+        raise InputError(f"{at}domain features are fitted for ranking; tune on others, such as radiomics")
+    if spec.features not in own:
+        FEATURES.check(spec.features, at)
+    if spec.features in suite.evaluation.features and not spec.allow_same_features:
+        raise InputError(
+            f"{at}{spec.features!r} features also rank (evaluation.features), and what tunes does not rank: name others, or "
+            "set tuning.allow_same_features: true, which the report warns of"
+        )
+    if spec.images_seen is None and suite.budget.images_seen is None:
+        raise InputError(f"{source.at(('tuning',))}images_seen is missing: the budget doesn't count images")
+
+
+def _check_tuned_names(suite: Suite, source: _Source) -> list[str]:
+    """What is wrong with the hyper-parameters that tuning is restricted to, a line each."""
+    if suite.tuning is None:
+        return []
+    messages, known = [], dict[str, None]()
+    for index, spec in enumerate(suite.generators):
+        if spec.folder is None:
+            names = tunable_names(GENERATORS.get(spec.name))
+            known |= dict.fromkeys(names)
+            for name in spec.tune if isinstance(spec.tune, tuple) else ():
+                if name not in names:
+                    at = source.at(("generators", index, "tune"))
+                    messages.append(f"{at}{spec.name} has no tuning range for {name!r}; {suggestion(name, names)}")
+    for name in suite.tuning.parameters:
+        if name not in known:
+            at = source.at(("tuning", "parameters"))
+            messages.append(f"{at}no generator here has a tuning range for {name!r}; {suggestion(name, list(known))}")
+    return messages
+
+
+def _with_defaults(suite: Suite) -> Suite:
+    """Put a row of the default values beside every row that is tuned, where the suite asks for it."""
+    if suite.tuning is None or not suite.tuning.compare_default:
+        return suite
+    rows = {spec.row for spec in suite.generators}
+    specs = []
+    for spec in suite.generators:
+        specs.append(spec)
+        label = f"{spec.row}_default"
+        if spec.folder is None and spec.tune and label not in rows and spec.default_of is None and _competes(spec):
+            specs.append(spec.model_copy(update={"label": check_name(label), "tune": False, "default_of": spec.row}))
+    return suite.model_copy(update={"generators": tuple(specs)})
+
+
+def _competes(spec: GeneratorSpec) -> bool:
+    return GENERATORS.get(spec.name).family != "control"
 
 
 def _resolve_data(suite: Suite, source: _Source) -> Suite:

@@ -56,7 +56,7 @@ class Tracker:
         self._queue.put(("_open", (dict(tags), dict(parameters), list(artifacts))))
 
     def start(self, row: str, seed: int, tags: Mapping[str, str], parameters: Mapping[str, Any]) -> None:
-        """Start the run of one training below its generator's."""
+        """Start the run of one training below its generator's; of a trial of its tuning, if `row` is 'GENERATOR/trial N'."""
         self._queue.put(("_start", (row, seed, dict(tags), dict(parameters))))
 
     def metrics(self, row: str, seed: int, values: Mapping[str, float], step: int) -> None:
@@ -137,10 +137,11 @@ class Tracker:
         return str(run.info.run_id)
 
     def _start(self, row: str, seed: int, tags: dict[str, str], parameters: dict[str, Any]) -> None:
-        common = {"suite": self._suite, "generator": row, **tags}
-        parent = self._run(f"generator:{row}", row, self._root, {**common, "level": "generator"})
-        levels = {**common, "level": "seed", "seed": str(seed)}
-        run = self._run(f"seed:{row}:{seed}:{tags['train_id']}", f"{row} seed {seed}", parent, levels)
+        generator, _, trial = row.partition("/")
+        common = {"suite": self._suite, "generator": generator, **tags}
+        parent = self._run(f"generator:{generator}", generator, self._root, {**common, "level": "generator"})
+        levels = {**common, "level": "trial" if trial else "seed", "seed": str(seed)}
+        run = self._run(f"seed:{row}:{seed}:{tags['train_id']}", trial or f"{row} seed {seed}", parent, levels)
         self._ids[f"current:{row}:{seed}"] = run
         self._log_params(run, {**parameters, "seed": seed})
 
@@ -163,7 +164,7 @@ class Tracker:
         if reason:
             self._client.set_tag(run, "reason", reason[:5000])
         self._client.set_terminated(run, status=_STATUS[status])
-        self._client.set_terminated(self._ids[f"generator:{row}"], status=_STATUS[status])
+        self._client.set_terminated(self._ids[f"generator:{row.partition('/')[0]}"], status=_STATUS[status])
 
     def _close(self, status: str) -> None:
         for key in [key for key in self._ids if key.startswith("current:")]:

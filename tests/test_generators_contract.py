@@ -113,7 +113,7 @@ def test_hyperparameters(name):
             assert tune["low"] <= getattr(default, field) <= tune["high"], field
             assert not tune["log"] or tune["low"] > 0, field
             for end in (tune["low"], tune["high"]):  # whatever tuning proposes must be valid
-                Hyperparameters.model_validate({field: end})
+                Hyperparameters.model_validate({**tune["when"], field: end})
 
 
 @every_family

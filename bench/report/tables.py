@@ -74,6 +74,7 @@ NOTHING = "–"
 ROLES = {
     "floor": "Floor: real against real",
     "family": "Families",
+    "default": "Default values: the same families untuned",
     "external": "External: images made elsewhere",
     "control": "Controls",
 }

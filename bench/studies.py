@@ -1,0 +1,252 @@
+"""The searches of a suite, as the command sees them: run the trials that are missing, keep their record, hand on the best.
+
+A search's folder holds study.json and trials.csv, from which the report is made; the study's own storage may lie elsewhere.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Protocol
+
+from bench.executors.local import Job, run_jobs
+from bench.plan import Row
+from bench.search import Search
+from bench.store import read_json, write_bytes, write_json
+from bench.track import Tracker
+
+POLL_SECONDS = 2.0
+
+
+class Display(Protocol):
+    """What of a session's display is used here."""
+
+    def note(self, text: str) -> None:
+        """Say a line."""
+
+    def started(self, job: str, position: int, jobs: int) -> None:
+        """A job begins."""
+
+    def ended(self, job: str, outcome: str) -> None:
+        """A job is over."""
+
+
+def settled(search: Search) -> bool:
+    """Whether every trial has ended, by the record alone."""
+    return (read_json(search.folder / "study.json") or {}).get("status") in ("finished", "failed")
+
+
+def with_best(row: Row) -> Row:
+    """Return the row with the values that its search found best.
+
+    Raises:
+        KeyError: its search found none.
+    """
+    if row.search is None or row.spec is None:
+        return row
+    best = (read_json(row.search.folder / "study.json") or {})["best"]["parameters"]
+    tuned = row.spec.model_copy(update={"hyperparameters": {**row.spec.hyperparameters, **best}})
+    return replace(row, spec=tuned)
+
+
+def reason_of(search: Search) -> str | None:
+    """Why a search has no best values; None if it has."""
+    record = read_json(search.folder / "study.json") or {}
+    return None if record.get("best") else str(record.get("reason") or "its trials did not end")
+
+
+@dataclass
+class Searching:
+    """Runs searches to their end.
+
+    Args:
+        make: the specification of a search's trial jobs.
+        threads: of a job.
+        workers: trials at once.
+        validation: images that trials are compared with.
+        display: is told what happens.
+        tracker: likewise, if there is one.
+        show: is told every event of a trial's job.
+    """
+
+    make: Callable[[Search], dict[str, Any]]
+    threads: int
+    workers: int
+    validation: int
+    display: Display
+    tracker: Tracker | None
+    show: Callable[[Job, dict[str, Any]], None]
+    _of_job: dict[str, Search] = field(default_factory=dict)
+    _taken: dict[str, int] = field(default_factory=dict)
+    _reasons: dict[str, str] = field(default_factory=dict)
+    """Search -> why a job of it ended before it took a trial."""
+    _position: int = 0
+    _count: int = 0
+    did: int = 0
+    """Jobs that were run."""
+
+    def run(self, searches: Sequence[Search]) -> None:
+        """Run every trial that is missing, and wait for those that others work at; leave the records.
+
+        Raises:
+            InputError: a study's storage can't be used.
+        """
+        from bench.tune import Study
+
+        studies = [Study(search) for search in searches]
+        told = False
+        while left := [study for study in studies if not study.ended()]:
+            jobs = self._jobs([(study.search, study.open()) for study in left])
+            if not jobs:
+                if not told:
+                    self.display.note("waiting for trials that other processes work at")
+                told = True
+                time.sleep(POLL_SECONDS)
+                continue
+            before = [_done(study) for study in left]
+            run_jobs(jobs, self.workers, self._on_event)
+            if [_done(study) for study in left] == before:
+                break  # whatever keeps trials from ending would go on to do so
+        for study in studies:
+            write_record(study.search, self.validation, self._reasons.get(study.search.name))
+
+    def _jobs(self, wanted: Sequence[tuple[Search, int]]) -> list[Job]:
+        """The jobs that are missing; with several workers, those of one search apart, since each learns from the last."""
+        found = []
+        for search, count in wanted:
+            for number in range(search.spec.trials - count, search.spec.trials):
+                name = f"{search.row} trial {number + 1} of {search.spec.trials}"
+                self._of_job[name] = search
+                job = Job(name, search.folder / "jobs" / f"{number:04d}", self.make(search), self.threads)
+                found.append((number, job))
+        self._count = self._position + len(found)
+        if self.workers > 1:
+            found.sort(key=lambda item: item[0])
+        return [job for _, job in found]
+
+    def _on_event(self, job: Job, event: dict[str, Any]) -> None:
+        search = self._of_job[job.name]
+        kind = event["type"]
+        if kind == "start":
+            self._position += 1
+            self.display.started(job.name, self._position, self._count)
+        elif kind == "trial":
+            self._taken[job.name] = event["number"]
+            self._track("start", search, event)
+        elif kind == "trial_end":
+            self._track("end", search, event)
+            self._taken.pop(job.name, None)
+            values = ", ".join(f"{value:.4g}" for value in event.get("values", ()))
+            self._reasons.pop(search.name, None)
+            self.display.ended(job.name, values or f"{event['state']}: {event['reason']}")
+        elif kind == "progress_scores":
+            self._track("look", search, {**event, "number": self._taken.get(job.name)})
+        elif kind == "failed":
+            self._reasons[search.name] = event["reason"]
+        elif kind == "end":
+            self.did += 1
+            number = self._taken.pop(job.name, None)
+            if event["code"] and number is not None:
+                self._broken(search, number, job, event)
+            write_record(search, self.validation, None)
+        self.show(job, event)
+
+    def _broken(self, search: Search, number: int, job: Job, event: dict[str, Any]) -> None:
+        """A process that ended without a word, out of memory say: its trial would only end so again."""
+        from bench.tune import Study
+
+        if event["code"] != 130:  # asked to stop, and put its trial back
+            Study(search).give_up(number, str(event["reason"]))
+            self.display.ended(job.name, f"failed: {event['reason']}")
+            self._track("end", search, {"number": number, "state": "failed", "reason": event["reason"]})
+
+    def _track(self, what: str, search: Search, event: dict[str, Any]) -> None:
+        """Mirror a trial: a run of its own below its family's."""
+        if self.tracker is None or event["number"] is None:
+            return
+        name = f"{search.row}/trial {event['number']}"
+        if what == "start":
+            tags = {"train_id": f"{search.study_id}-{event['number']}", "study": search.name}
+            self.tracker.start(name, 0, tags, event["parameters"])
+        elif what == "look":
+            values = {f"tuning/{key}": value for key, value in event["values"].items()}
+            self.tracker.metrics(name, 0, values, event["images_seen"])
+        else:
+            values = dict(zip(search.spec.objective, event.get("values", ()), strict=False))
+            self.tracker.metrics(name, 0, {f"objective/{key}": value for key, value in values.items()}, 0)
+            status = {"pruned": "finished"}.get(event["state"], event["state"])
+            self.tracker.end(name, 0, status, event.get("reason"))
+
+
+def write_record(search: Search, validation: int, reason: str | None) -> None:
+    """Write study.json and trials.csv from the study as it stands.
+
+    Args:
+        search: which one.
+        validation: images that its trials are compared with.
+        reason: why it didn't come to an end, if that is known.
+    """
+    from bench.tune import VERSION, Study
+
+    study = Study(search)
+    trials = study.trials()
+    finished = [trial for trial in trials if trial.state == "finished"]
+    best = min(finished, key=lambda trial: (trial.values[0], trial.number), default=None)
+    front = [
+        trial.number for trial in finished if not any(_dominates(other.values, trial.values) for other in finished)
+    ]
+    status = "running" if not study.ended() else "finished" if best else "failed"
+    if status == "failed":
+        first = next((trial for trial in trials if trial.reason), None)
+        reason = (
+            f"none of {len(trials)} trials finished; the first one: {first.reason if first else 'no reason stored'}"
+        )
+    content = {
+        "schema": 1,
+        "status": status,
+        "reason": reason if best is None else None,
+        "generator": search.row,
+        "study": search.name,
+        "search": search.to_json() | {"folder": None},
+        "validation_images": validation,
+        "trials": [asdict(trial) for trial in trials],
+        "best": None if best is None else {"number": best.number, "values": best.values, "parameters": best.parameters},
+        "front": front,
+        "importances": study.importances(),
+        "images_seen": sum(trial.images_seen for trial in trials),
+        "seconds": sum(trial.seconds for trial in trials),
+        "optuna": VERSION,
+    }
+    write_json(search.folder / "study.json", content)
+    write_bytes(search.folder / "trials.csv", _csv(search, content).encode())
+
+
+def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether `one` is nowhere worse (higher) and somewhere better."""
+    pairs = list(zip(one, other, strict=True))
+    return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
+
+
+def _csv(search: Search, content: dict[str, Any]) -> str:
+    """A row per trial: number, state, objectives, cost, hyper-parameters, looks on the way (JSON), reason."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(
+        ("number", "state", *search.spec.objective, "images_seen", "seconds", *search.space, "looks", "reason")
+    )
+    for trial in content["trials"]:
+        values = [repr(value) for value in trial["values"]] or [""] * len(search.spec.objective)
+        tried = [trial["parameters"].get(name, "") for name in search.space]
+        about = (trial["images_seen"], trial["seconds"])
+        writer.writerow(
+            (trial["number"], trial["state"], *values, *about, *tried, json.dumps(trial["looks"]), trial["reason"])
+        )
+    return stream.getvalue()
+
+
+def _done(study: Any) -> int:
+    return sum(trial.state not in ("running", "waiting") for trial in study.trials())
