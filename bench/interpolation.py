@@ -69,8 +69,8 @@ def spherical(first: Float[Tensor, "n ..."], last: Float[Tensor, "n ..."], share
     Shoemake 1985; for generative models White 2016, https://arxiv.org/abs/1609.04468, section 2. Parallel vectors, which
     have no one circle, are joined by a straight line.
     """
-    flat = [side.flatten(1).double() for side in (first, last)]
-    cosine = torch.nn.functional.cosine_similarity(*flat, dim=1).clamp(-1, 1)
+    one, other = (side.flatten(1).double() for side in (first, last))
+    cosine = torch.nn.functional.cosine_similarity(one, other, dim=1).clamp(-1, 1)
     angle = torch.arccos(cosine).reshape(-1, *[1] * (first.dim() - 1))
     sine = torch.sin(angle)
     straight = sine < 1e-6

@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtr, stdtrit
 
 Array = NDArray[np.float64]
 
@@ -111,11 +110,15 @@ def holm(p_values: ArrayLike) -> Array:
 
 def student_cdf(t: float, freedom: float) -> float:
     """Return the probability that Student's t with `freedom` degrees lies below `t`."""
+    from scipy.special import stdtr  # a report that compares nothing needs no SciPy
+
     return float(stdtr(freedom, t))
 
 
 def student_quantile(probability: float, freedom: float) -> float:
     """Return the value that Student's t lies below with this probability."""
+    from scipy.special import stdtrit
+
     return float(stdtrit(freedom, probability))
 
 
