@@ -204,6 +204,21 @@ class DDIM(GenerativeModel):
     @torch.no_grad()
     def sample(self, labels: Int[Tensor, " n"], rng: torch.Generator) -> Float[Tensor, "n c h w"]:
         """Draw one image per label by DDIM, guided if asked for."""
+        return self._denoise(self.latents(len(labels), rng).to(labels.device), labels, self.hyperparameters.eta, rng)
+
+    def latents(self, n: int, rng: torch.Generator) -> Float[Tensor, "n d a b"]:
+        """Draw x_T ~ N(0, I)."""
+        sides = self.network.config["sample_size"]
+        return torch.randn(n, self.shape[0] * self.patch**2, *sides, generator=rng)
+
+    @torch.no_grad()
+    def from_latents(self, z: Float[Tensor, "n d a b"], labels: Int[Tensor, " n"]) -> Float[Tensor, "n c h w"]:
+        """Carry x_T to its image without further noise (eta = 0), whatever eta samples have (section 5.3)."""
+        return self._denoise(z, labels, 0.0, None)
+
+    def _denoise(
+        self, x_T: Float[Tensor, "n d a b"], labels: Int[Tensor, " n"], eta: float, rng: torch.Generator | None
+    ) -> Float[Tensor, "n c h w"]:
         hp = self.hyperparameters
         nothing = torch.full_like(labels, self.num_classes)
 
@@ -213,9 +228,7 @@ class DDIM(GenerativeModel):
                 return estimate
             return hp.guidance * estimate + (1 - hp.guidance) * self.predict(x_t, t, nothing)
 
-        sides = self.network.config["sample_size"]
-        x_T = torch.randn(len(labels), self.shape[0] * self.patch**2, *sides, generator=rng).to(labels.device)
-        return self.to_images(ddim(guided, self.scheduler, x_T, steps=hp.sampling_steps, eta=hp.eta, rng=rng))
+        return self.to_images(ddim(guided, self.scheduler, x_T, steps=hp.sampling_steps, eta=eta, rng=rng))
 
 
 def ddim(
@@ -225,7 +238,7 @@ def ddim(
     *,
     steps: int,
     eta: float,
-    rng: torch.Generator,
+    rng: torch.Generator | None,
 ) -> Float[Tensor, "n d a b"]:
     """Carry noise x_T to x_0 in `steps` steps of DDIM (Song et al. 2021, eq. 12, by diffusers' scheduler)."""
     scheduler.set_timesteps(steps)

@@ -149,7 +149,12 @@ class GAN(GenerativeModel):
     @torch.no_grad()
     def sample(self, labels: Int[Tensor, " n"], rng: torch.Generator) -> Float[Tensor, "n c h w"]:
         """Draw one image per label, in [0, 1]."""
-        return (self.G(self.latents(len(labels), rng).to(labels.device), labels) + 1) / 2
+        return self.from_latents(self.latents(len(labels), rng).to(labels.device), labels)
+
+    @torch.no_grad()
+    def from_latents(self, z: Float[Tensor, "n d"], labels: Int[Tensor, " n"]) -> Float[Tensor, "n c h w"]:
+        """Return G(z, y) in [0, 1]."""
+        return (self.G(z, labels) + 1) / 2
 
 
 class ConditionalGAN(GAN):

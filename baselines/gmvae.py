@@ -59,12 +59,12 @@ class GMVAE(VAE):
         return {"loss": reconstruction + self.hyperparameters.beta * kl, "reconstruction": reconstruction, "kl": kl}
 
     @torch.no_grad()
-    def sample(self, labels: Int[Tensor, " n"], rng: torch.Generator) -> Float[Tensor, "n c h w"]:
-        """Draw c ~ pi, z ~ p(z|c), and decode."""
-        c = torch.multinomial(self.logits.softmax(0).cpu(), len(labels), replacement=True, generator=rng)
-        epsilon = torch.randn(len(labels), self.means.shape[1], generator=rng).to(self.means)
+    def latents(self, n: int, rng: torch.Generator) -> Float[Tensor, "n d"]:
+        """Draw c ~ pi and z ~ p(z|c)."""
+        c = torch.multinomial(self.logits.softmax(0).cpu(), n, replacement=True, generator=rng)
+        epsilon = torch.randn(n, self.means.shape[1], generator=rng).to(self.means)
         c = c.to(self.means.device)
-        return self.decode(self.means[c] + torch.exp(self.log_variances[c] / 2) * epsilon, labels)
+        return self.means[c] + torch.exp(self.log_variances[c] / 2) * epsilon
 
 
 def log_normal(

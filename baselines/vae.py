@@ -126,9 +126,17 @@ class VAE(GenerativeModel):
 
     @torch.no_grad()
     def sample(self, labels: Int[Tensor, " n"], rng: torch.Generator) -> Float[Tensor, "n c h w"]:
-        """Decode z ~ N(0, I) and return the mean of p(x|z,y), without its noise, as is the practice."""
-        z = torch.randn(len(labels), self.hyperparameters.latent_dim, generator=rng)
-        return self.decode(z.to(labels.device), labels)
+        """Decode z ~ p(z) and return the mean of p(x|z,y), without its noise, as is the practice."""
+        return self.from_latents(self.latents(len(labels), rng).to(labels.device), labels)
+
+    def latents(self, n: int, rng: torch.Generator) -> Float[Tensor, "n d"]:
+        """Draw z ~ N(0, I)."""
+        return torch.randn(n, self.hyperparameters.latent_dim, generator=rng)
+
+    @torch.no_grad()
+    def from_latents(self, z: Float[Tensor, "n d"], labels: Int[Tensor, " n"]) -> Float[Tensor, "n c h w"]:
+        """Return the mean of p(x|z,y)."""
+        return self.decode(z, labels)
 
     @torch.no_grad()
     def reconstruct(self, images: Float[Tensor, "n c h w"], labels: Int[Tensor, " n"]) -> Float[Tensor, "n c h w"]:

@@ -184,8 +184,16 @@ class KneeVAEGAN(GenerativeModel):
     @torch.no_grad()
     def sample(self, labels: Int[Tensor, " n"], rng: torch.Generator) -> Float[Tensor, "n c h w"]:
         """Decode z_p ~ N(0, I)."""
-        z_p = torch.randn(len(labels), self.hyperparameters.latent_dim, generator=rng)
-        return self.G(z_p.to(labels.device), labels)
+        return self.from_latents(self.latents(len(labels), rng).to(labels.device), labels)
+
+    def latents(self, n: int, rng: torch.Generator) -> Float[Tensor, "n d"]:
+        """Draw z_p ~ N(0, I)."""
+        return torch.randn(n, self.hyperparameters.latent_dim, generator=rng)
+
+    @torch.no_grad()
+    def from_latents(self, z: Float[Tensor, "n d"], labels: Int[Tensor, " n"]) -> Float[Tensor, "n c h w"]:
+        """Return G(z)."""
+        return self.G(z, labels)
 
     @torch.no_grad()
     def reconstruct(self, images: Float[Tensor, "n c h w"], labels: Int[Tensor, " n"]) -> Float[Tensor, "n c h w"]:

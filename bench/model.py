@@ -185,6 +185,14 @@ class GenerativeModel(TrainableModel):
         """Return the images as the model's encoder and decoder give them back, or None without an encoder."""
         return None
 
+    def latents(self, n: int, rng: torch.Generator) -> Float[Tensor, "n ..."] | None:
+        """Draw n latent vectors as `sample` does first; None for families without a space to walk through."""
+        return None
+
+    def from_latents(self, z: Float[Tensor, "n ..."], labels: Int[Tensor, " n"]) -> Float[Tensor, "n c h w"]:
+        """Return the image that belongs to each latent vector, without further chance, in [0, 1]."""
+        raise TypeError(f"{type(self).__name__} has no latents")
+
 
 class Translator(TrainableModel):
     """A family that turns images of one class into images of another; scored in a table of its own."""

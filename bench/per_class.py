@@ -50,6 +50,18 @@ class PerClass(GenerativeModel):
             images[chosen] = self.of_class(label).sample(torch.zeros_like(labels[chosen]), rng).float()
         return images
 
+    def latents(self, n: int, rng: torch.Generator) -> Float[Tensor, "n ..."] | None:
+        """Draw of the first class's model: they all have the same space."""
+        return self.of_class(0).latents(n, rng)
+
+    def from_latents(self, z: Float[Tensor, "n ..."], labels: Int[Tensor, " n"]) -> Float[Tensor, "n c h w"]:
+        """Let each class's model decode its own."""
+        images = torch.empty(len(labels), *self.shape, device=labels.device)
+        for label in labels.unique().tolist():
+            chosen = labels == label
+            images[chosen] = self.of_class(label).from_latents(z[chosen], torch.zeros_like(labels[chosen])).float()
+        return images
+
     def reconstruct(
         self, images: Float[Tensor, "n c h w"], labels: Int[Tensor, " n"]
     ) -> Float[Tensor, "n c h w"] | None:

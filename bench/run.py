@@ -34,6 +34,7 @@ from bench.evaluate import Drawn, Protocol, Scorer, make_protocol
 from bench.external import ExternalImages, load_external, read_external
 from bench.fit import Budget, Fitted, Watch, fit, fit_per_class, lowered
 from bench.lifeline import die_with_parent
+from bench.interpolation import write_interpolations
 from bench.metrics.cost import peak_memory_bytes
 from bench.metrics.features import FeatureExtractor
 from bench.model import GenerativeModel, Translator
@@ -502,6 +503,8 @@ def _evaluate(
         scores, replicates = scores + rows, replicates | more
     _write_samples(run, *first[0][:2], protocol.shown() if maker.conditional else None, data.num_classes)
     write_closest(run, scorer.closest if suite.patient_images else None)
+    if isinstance(maker, GenerativeModel):
+        write_interpolations(run, maker, job["seed"], device)
     _write_evaluation(run, {**base, "eval_id": job["eval_id"]}, scores, replicates)
 
 

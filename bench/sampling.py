@@ -60,15 +60,7 @@ def generate_on_device(
         # what a family draws from torch's global state would differ from run to run: pin it as well
         with torch.no_grad(), forked(seed, *names, start), lowered:
             images = model.sample(part, torch_rng(seed, *names, start))
-        if tuple(images.shape) != (len(part), *model.shape):
-            raise BenchError(f"sample returned shape {tuple(images.shape)}, expected {(len(part), *model.shape)}")
-        if not bool(torch.isfinite(images).all()):
-            raise NotFiniteError("sample returned values that are not finite")
-        if float(images.min()) < -1e-3 or float(images.max()) > 1 + 1e-3:
-            raise BenchError(
-                f"sample returned values in [{float(images.min()):g}, {float(images.max()):g}], not in [0, 1]"
-            )
-        chunks.append((images.float().clamp(0, 1) * 255).round().to(torch.uint8))
+        chunks.append(quantised(images, (len(part), *model.shape), "sample"))
     return torch.cat(chunks)
 
 
@@ -82,6 +74,23 @@ def check_determinism(model: GenerativeModel, labels: np.ndarray, seed: int, dev
     first, second = (generate(model, labels[:DRAWN_TWICE], seed, "twice", device=device) for _ in range(2))
     if not np.array_equal(first, second):
         raise BenchError("sample is not deterministic: one seed gave two results; draw all random numbers from `rng`")
+
+
+def quantised(images: Tensor, shape: tuple[int, ...], method: str) -> UInt8[Tensor, "n c h w"]:
+    """Return what a family's method made as 8 bits, after a look whether it is what was asked for.
+
+    Raises:
+        NotFiniteError: values are not finite.
+        BenchError: another shape, or values outside [0, 1].
+    """
+    if tuple(images.shape) != shape:
+        raise BenchError(f"{method} returned shape {tuple(images.shape)}, expected {shape}")
+    if not bool(torch.isfinite(images).all()):
+        raise NotFiniteError(f"{method} returned values that are not finite")
+    low, high = float(images.min()), float(images.max())
+    if low < -1e-3 or high > 1 + 1e-3:
+        raise BenchError(f"{method} returned values in [{low:g}, {high:g}], not in [0, 1]")
+    return (images.float().clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def load_model(run: Path, device: torch.device) -> tuple[GenerativeModel | Translator, dict[str, Any]]:

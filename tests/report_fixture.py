@@ -315,3 +315,20 @@ def _update(path: Path, changes: Mapping[str, Any]) -> None:
 
 def _json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value))
+
+
+def add_interpolations(folder: Path, rows: tuple[str, ...] = ("cvae", "vae"), steps: int = 8) -> None:
+    """Give rows walks through latent space: one for each class, or four without classes."""
+    plan = json.loads((folder / "plan.json").read_text())
+    labels = np.arange(len(json.loads((folder / "reference.json").read_text())["classes"]))
+    for row in plan["rows"]:
+        if row["generator"] in rows:
+            images = _images(labels.repeat(steps), np.random.default_rng(1), 24, 0.02)
+            shown = (
+                labels if json.loads((folder / row["run"] / "result.json").read_text())["conditional"] else labels * 0
+            )
+            np.savez_compressed(
+                folder / row["run"] / "interpolations.npz",
+                images=images.reshape(len(labels), steps, *images.shape[1:]),
+                labels=shown,
+            )

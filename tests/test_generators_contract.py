@@ -318,3 +318,15 @@ def test_says_nothing(name, capfd):
 def test_moving_average_is_a_decay(name):
     decay = build(name, SHAPES[0]).ema_decay
     assert decay is None or 0 < decay < 1
+
+
+@every_family
+def test_latents_decode_to_what_is_sampled(name):
+    model = trained(name)
+    labels = torch.tensor([0, 2, 1, 1])
+    z = model.latents(len(labels), torch_rng(1, "sample"))
+    if z is None:
+        assert name in {"vqvae", "gaussian"} or type(model).family == "control"
+        return
+    assert torch.equal(model.from_latents(z, labels), sample(model, labels))
+    assert not model.from_latents(z, labels).requires_grad

@@ -361,14 +361,24 @@ def test_latex_is_escaped() -> None:
     assert latex_text("a_b & 5% $x$ #1 {c} ~ ^ \\d") == (
         r"a\_b \& 5\% \$x\$ \#1 \{c\} \textasciitilde{} \textasciicircum{} \textbackslash{}d"
     )
+    assert latex_text("FD∞ → Å 脳 \u0301é") == r"FD$\infty$ $\rightarrow$ Å ? ?é"
     assert latex_text("[−1 ± 2]†") == r"{[}$-$1 $\pm$ 2{]}\textsuperscript{\dag}"
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
 def test_latex_compiles(tmp_path: Path) -> None:
-    classes = (SCRIPT, "50%_$x$ & co", "a|b", "{\\input{x}}")
-    results = read_results(fixture.write_results(tmp_path / "x", classes=classes))
-    head = "\\documentclass{article}\\usepackage[T1]{fontenc}\\usepackage{booktabs}\\begin{document}\n"
+    classes = (SCRIPT, "50%_$x$ & co", "a|b ∞ 脳 …", "{\\input{x}}")
+    seeds = {"vae": 3, "cvae": 3, "dcgan": 3}
+    path = fixture.write_results(
+        tmp_path / "x", classes=classes, seeds=seeds, endings={}, progress=True, recognition=True
+    )
+    for file in path.glob("runs/*/evaluation-ab12.json"):
+        file.write_text(file.read_text().replace("kernel_distance", "frechet_distance_infinity"))
+    results = read_results(path)
+    rules = r"\usepackage{booktabs}"
+    if not subprocess.run(["kpsewhich", "booktabs.sty"], capture_output=True, text=True, check=False).stdout.strip():
+        rules = "".join(rf"\def\{name}rule{{\hline}}" for name in ("top", "mid", "bottom"))  # all that we use of it
+    head = rf"\documentclass{{article}}\usepackage[T1]{{fontenc}}{rules}\begin{{document}}" + "\n"
     (tmp_path / "t.tex").write_text(head + to_latex(page.all_tables(results)) + "\\end{document}\n", encoding="utf-8")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "t.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
@@ -390,7 +400,7 @@ def test_drawing_leaves_matplotlib_as_it_was(folder: Path) -> None:
     pictures = draw_all(read_results(folder))
     assert dict(mpl.rcParams) == before
     assert plt.get_fignums() == []
-    assert [picture.name for picture in pictures[:3]] == ["distances_by_class", "losses", "quality_cost"]
+    assert [picture.name for picture in pictures[:3]] == ["distances_by_class", "losses", "samples_cvae"]
     assert all(picture.svg.startswith(b"<?xml") and picture.png.startswith(b"\x89PNG") for picture in pictures)
 
 

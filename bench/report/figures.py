@@ -1,4 +1,4 @@
-"""Figures of a report: box plots, learning curves, sample grids, quality against cost; as SVG and PNG bytes.
+"""Figures of a report: box plots, learning curves, sample grids; as SVG and PNG bytes. And how all figures look.
 
 Every generator has one colour and one marker throughout. Drawn on figures of their own, so that neither pyplot's list
 of figures nor the user's settings are touched; matplotlib and seaborn are imported when something is drawn. Where
@@ -8,10 +8,11 @@ patient images must not be shown, nothing that may be one is drawn.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -20,12 +21,11 @@ import pandas as pd
 
 from bench.metrics.records import MEASURES
 from bench.report.results import ALL, Images, Key, Results, Run
-from bench.report.tables import COMPETING, SHORT, Line, duration, first_distance, lines, number_name
+from bench.report.tables import COMPETING, SHORT, Line, first_distance, lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.text import Annotation
 
 # Okabe and Ito's palette without its yellow and black, then Tol's muted: told apart with every kind of colour vision.
 COLOURS = (
@@ -42,12 +42,11 @@ MAX_ROWS = 16
 BLOCKS = 150
 """Points of a learning curve; more steps are averaged."""
 DPI = 110
-TIMES = (
-    (1e-3, 0.01, 0.1, 1, 10, 60, 600, 3600, 36_000, 360_000),
-    (0.002, 0.005, 0.02, 0.05, 0.2, 0.5, 2, 5, 20, 30, 120, 300, 1200, 1800, 7200, 18_000, 72_000, 180_000),
-    (15, 25, 40, 50, 90, 150, 180, 210, 240, 420, 480, 540, 720, 900, 1500, 2400, 3000, 5400, 9000, 10_800, 14_400),
-)
-"""Seconds at which a time axis may have ticks: always, where it is short, and where it is very short."""
+SHIPPED = (
+    "vae", "cvae", "logcosh_cvae", "gan", "dcgan", "wgan_gp", "vae_gan", "ddim", "gmvae", "hvae", "vqvae", "cgan",
+    "vae_gan_knee", "cyclegan", "training_copy", "mean_image", "gaussian",
+)  # fmt: skip
+"""Rows whose colours are given out in this order; a row of any other name has the one that its name hashes to."""
 
 
 @dataclass(frozen=True)
@@ -65,23 +64,36 @@ class Picture:
 def draw_all(results: Results) -> list[Picture]:
     """Draw every figure that the results allow."""
     with style():
-        pictures = [draw_distances(results), draw_losses(results), draw_quality_cost(results)]
+        pictures = [draw_distances(results), draw_losses(results)]
         real = results.real()
         pictures += [draw_samples(results, line, real) for line in lines(results)]
     return [picture for picture in pictures if picture]
 
 
 def looks(results: Results) -> dict[str, tuple[str, str]]:
-    """Colour and marker of every generator: families coloured, controls grey, floors dark."""
+    """Colour and marker of every generator: families coloured, controls grey, floors dark.
+
+    The colour is a function of the row's name alone, and so the same in every figure of every report. Names that share
+    one are told apart by their markers, which depend on the other rows.
+    """
     chosen: dict[str, tuple[str, str]] = {}
-    counts = {"family": 0, "control": 0, "floor": 0}
-    for generator in results.generators:
-        role = results.of(generator)[0].role
-        role = role if role in counts else "family"
-        index, colours = counts[role], {"family": COLOURS, "control": GREYS, "floor": (FLOOR,)}[role]
-        chosen[generator] = colours[index % len(colours)], MARKERS[(index + index // len(colours)) % len(MARKERS)]
-        counts[role] += 1
+    roles = {run.generator: run.role for run in (*results.runs, *results.translators)}
+    for generator in sorted(roles, key=lambda name: (_place(name), name)):
+        role = roles[generator]
+        colours = {"control": GREYS, "floor": (FLOOR,)}.get(role, COLOURS)
+        place = _place(generator) - (SHIPPED.index("training_copy") if role == "control" else 0)
+        colour = colours[place % len(colours)]
+        free = (MARKERS[(place + step) % len(MARKERS)] for step in range(len(MARKERS)))
+        marker = next((mark for mark in free if (colour, mark) not in chosen.values()), MARKERS[0])
+        chosen[generator] = colour, marker
     return chosen
+
+
+def _place(name: str) -> int:
+    """Where a name stands in the order of looks: shipped rows first, any other by a hash that never changes."""
+    if name in SHIPPED:
+        return SHIPPED.index(name)
+    return len(SHIPPED) + int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
 
 
 # ---- the 20 distances by class
@@ -105,7 +117,7 @@ def draw_distances(results: Results) -> Picture | None:
     floors, short = "", SHORT[first.measure]
     for axes, label in zip(grid.flat, panels, strict=False):
         key = first._replace(label=label)
-        floors = _floor_lines(axes, results, key, vertical=True) or floors
+        floors = floor_lines(axes, results, key, vertical=True) or floors
         for row, line in enumerate(shown):
             runs = [run for run in line.runs if _values(run, key)]
             for place, run in enumerate(runs):
@@ -157,7 +169,7 @@ def _box(axes: Axes, values: np.ndarray, middle: float, height: float, colour: s
     axes.plot(outside, np.full(len(outside), middle), ".", color=colour, markersize=3)
 
 
-def _floor_lines(axes: Axes, results: Results, key: Key, *, vertical: bool) -> str:
+def floor_lines(axes: Axes, results: Results, key: Key, *, vertical: bool, least: float = -math.inf) -> str:
     """Draw every floor as a line, dashed in its own way, with its interval as a band; return what they are."""
     styles = {"--": "dashed", ":": "dotted", "-.": "dash-dotted"}
     told = []
@@ -170,8 +182,15 @@ def _floor_lines(axes: Axes, results: Results, key: Key, *, vertical: bool) -> s
         draw(number.mean, color=FLOOR, linewidth=1, linestyle=style, label=line.generator)
         told.append(f"{styles[style]} {line.generator}")
         if number.lower is not None and number.upper is not None:
-            band(number.lower, number.upper, color=FLOOR, alpha=0.06, linewidth=0)
+            band(max(number.lower, least), number.upper, color=FLOOR, alpha=0.06, linewidth=0)
     return f"Floors, real against real, with their 95 % intervals: {', '.join(told)}. " if told else ""
+
+
+def logarithmic_from(values: Iterable[float]) -> float:
+    """Where a logarithmic axis of these values begins, so that no interval leads to 0; -inf where it should be linear."""
+    known = list(values)
+    least = min(known, default=0.0)
+    return least / 3 if least > 0 and max(known) > 20 * least else -math.inf
 
 
 def logarithmic(axes: Axes, direction: Literal["x", "y"]) -> None:
@@ -362,99 +381,6 @@ def montage(rows: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
             y, x = r * (height + 2) + 1, c * (width + 2) + 1
             canvas[y : y + height, x : x + width] = tile
     return canvas
-
-
-# ---- quality against cost
-
-
-def draw_quality_cost(results: Results) -> Picture | None:
-    """Distance against training time, with the families that none beats in both joined by a line."""
-    first, look = first_distance(results), looks(results)
-    points = []
-    for line in lines(results):
-        seconds, number = line.costs.get("training_seconds"), line.numbers.get(first) if first else None
-        if line.role != "floor" and seconds is not None and number is not None and math.isfinite(number.mean):
-            points.append((line, max(seconds, 1e-3), number))
-    if not points or first is None:
-        return None
-    figure = new_figure(results, 8, 4.6)
-    axes = figure.subplots()
-    for line, seconds, number in points:
-        colour, marker = look[line.generator]
-        if number.lower is not None and number.upper is not None:
-            axes.vlines(seconds, number.lower, number.upper, color=colour, linewidth=1.2, alpha=0.7)
-        axes.plot(
-            seconds, number.mean, marker, color=colour, markersize=8.5, markeredgecolor="white", markeredgewidth=0.6
-        )
-    _floor_lines(axes, results, first, vertical=False)
-    low, high = axes.dataLim.intervaly
-    if low > 0 and high > 20 * low:
-        logarithmic(axes, "y")
-    families = sorted((seconds, number.mean) for line, seconds, number in points if line.role == "family")
-    front: list[tuple[float, float]] = []
-    for seconds, distance in families:
-        if not front or distance < front[-1][1]:
-            front.append((seconds, distance))
-    if len(front) > 1:
-        axes.plot(*zip(*front, strict=True), color="#999999", linewidth=1, zorder=0, label="not beaten in both")
-    axes.set_xscale("log")
-    axes.set_xlabel("training time")
-    axes.set_ylabel(str(number_name(results, first)))
-    axes.margins(0.14, 0.12)
-    shortest, longest = axes.get_xlim()
-    ticks: list[float] = []
-    for times in TIMES:
-        ticks += [tick for tick in times if shortest <= tick <= longest] if len(ticks) < 3 else []
-    axes.set_xticks(ticks, [duration(tick).replace(" 00 s", "").replace(" 00 min", "") for tick in ticks])
-    axes.set_xticks([], minor=True)
-    handles, texts = axes.get_legend_handles_labels()
-    if handles:
-        axes.legend(handles, [plain(text) for text in texts], fontsize=8, frameon=False, loc="best")
-    _label_points(figure, axes, [(line.generator, seconds, number.mean) for line, seconds, number in points])
-    told = "; ".join(f"{line.generator} {duration(s)}, FD {number.mean:.4g}" for line, s, number in points)
-    return finished_picture(
-        figure,
-        "quality_cost",
-        "Quality against cost",
-        f"{number_name(results, first)} against training time; better to the lower left. Vertical: 95 % intervals. "
-        f"{'Grey line: families that no other beats in both. ' if len(front) > 1 else ''}Grey marks: controls.",
-        f"Scatter plot of distance against training time: {told}.",
-    )
-
-
-def _label_points(figure: Figure, axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
-    """Write each name beside its point, at the nearest place that is free, with a line to it from farther off."""
-    figure.canvas.draw()  # fixes the layout, so that extents are known
-    centres = [axes.transData.transform((x, y)) for _, x, y in points]
-    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in centres]
-    frame = axes.get_window_extent()
-    around = ((1, 0), (-1, 0), (0.9, 0.9), (-0.9, 0.9), (0.9, -0.9), (-0.9, -0.9), (0, 1.3), (0, -1.3))
-    places = [(radius * dx, radius * dy) for radius in (9, 20, 34, 50) for dx, dy in around]
-    for name, x, y in points:
-        found: list[tuple[float, int, tuple[float, float, float, float]]] = []
-        for number, (dx, dy) in enumerate(places):
-            note = _note(axes, name, x, y, dx, dy)
-            box = note.get_window_extent()
-            note.remove()
-            crossed = sum(box.x0 < x1 and box.x1 > x0 and box.y0 < y1 and box.y1 > y0 for x0, y0, x1, y1 in taken)
-            outside = box.x1 > frame.x1 or box.x0 < frame.x0 or box.y1 > frame.y1 or box.y0 < frame.y0
-            found.append((crossed + 10 * outside, number, (box.x0, box.y0, box.x1, box.y1)))
-            if not crossed and not outside:
-                break
-        _, number, box_taken = min(found)
-        taken.append(box_taken)
-        _note(axes, name, x, y, *places[number])
-        if number >= len(around):
-            line = {"arrowstyle": "-", "color": "#999999", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4}
-            axes.annotate("", (x, y), places[number], textcoords="offset points", arrowprops=line)
-
-
-def _note(axes: Axes, name: str, x: float, y: float, dx: float, dy: float) -> Annotation:
-    """Write a name at an offset in points from a place in the data."""
-    side = "left" if dx > 0 else "right" if dx < 0 else "center"
-    return axes.annotate(
-        plain(name), (x, y), (dx, dy), textcoords="offset points", ha=side, va="center", fontsize=8.5, color=INK
-    )
 
 
 # ---- style and files

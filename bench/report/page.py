@@ -17,11 +17,15 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from bench.report.closest import draw_closest
+from bench.report.cost import draw_quality_cost
 from bench.report.faults import fault_tables
 from bench.report.figures import Picture, draw_all, style, withheld
+from bench.report.interpolations import draw_interpolations
+from bench.report.methods import methods
 from bench.report.pairs import left_out, pair_tables, pairs_frame
 from bench.report.progress import draw_progress, progress_tables
 from bench.report.protocol import detail_tables, environments, protocol
+from bench.report.ranking import draw_ranking
 from bench.report.recognition import recognition_tables
 from bench.report.render import to_latex, to_markdown
 from bench.report.reported import HEADING as REPORTED
@@ -64,7 +68,7 @@ def write_report(folder: Path) -> ReportSummary:
 
     Writes results.csv (long form), table.csv (a row per generator, every number), table_by_class.csv, pairs.csv (families
     two by two), table.md, table.html and table.tex (main table, pairs, deviations, further measures, distances by class),
-    figures/*.svg and *.png, report.html.
+    methods.txt (a paragraph ready to paste), figures/*.svg and *.png, report.html.
     Figures of an earlier report that are no longer drawn are removed.
 
     Raises:
@@ -75,8 +79,9 @@ def write_report(folder: Path) -> ReportSummary:
     tables = all_tables(results)
     pictures = draw_all(results)
     with style():
-        pictures += [picture for picture in [draw_progress(results)] if picture] + draw_translations(results)
-        pictures += draw_closest(results)
+        charts = [draw_ranking(results), draw_progress(results), draw_quality_cost(results)]
+        pictures += [picture for picture in charts if picture] + draw_translations(results)
+        pictures += draw_closest(results) + draw_interpolations(results)
     page = render_page(results, pictures)
     contents: dict[str, bytes] = {
         "results.csv": results_frame(results).to_csv(index=False, lineterminator="\n").encode(),
@@ -86,6 +91,7 @@ def write_report(folder: Path) -> ReportSummary:
         "table.md": to_markdown(tables).encode(),
         "table.html": _template(bare=True, title=f"{results.name}: tables", tables=tables).encode(),
         "table.tex": to_latex(tables).encode(),
+        "methods.txt": (" ".join(methods(results)) + "\n").encode(),
     }
     for picture in pictures:
         contents[f"figures/{picture.name}.svg"] = picture.svg
@@ -124,7 +130,7 @@ def all_tables(results: Results) -> list[Table]:
 
 def render_page(results: Results, pictures: Sequence[Picture]) -> str:
     """Return report.html: one file that asks nothing of the network."""
-    grids = [picture for picture in pictures if picture.name.startswith(("samples_", "closest_"))]
+    grids = [picture for picture in pictures if picture.name.startswith(("samples_", "closest_", "interpolations_"))]
     charts = {picture.name: picture for picture in pictures if picture not in grids}
     sources = {picture.name: _chart_source(picture) for picture in charts.values()}
     room = PAGE_BYTES - sum(map(len, sources.values())) - len(results.suite_text) - 500_000
@@ -149,6 +155,8 @@ def render_page(results: Results, pictures: Sequence[Picture]) -> str:
         charts=charts,
         grids=[picture for picture in grids if picture.name.startswith("samples_")],
         closest=[picture for picture in grids if picture.name.startswith("closest_")],
+        interpolations=[picture for picture in grids if picture.name.startswith("interpolations_")],
+        methods=methods(results),
         sources=sources,
         withheld=[line.generator for line in withheld(results)],
         checks=checks(results),

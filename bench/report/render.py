@@ -50,15 +50,17 @@ LATEX = str.maketrans(
         "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
         "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
         "±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "†": r"\textsuperscript{\dag}",
-        "‡": r"\textsuperscript{\ddag}", "–": "--", "−": "$-$", "|": r"\textbar{}", '"': r"\textquotedbl{}",
+        "‡": r"\textsuperscript{\ddag}", "–": "--", "−": "$-$", "∞": r"$\infty$", "→": r"$\rightarrow$", "×": r"$\times$", "≥": r"$\geq$",
+        "≤": r"$\leq$", "…": r"\dots{}", "’": "'", "|": r"\textbar{}", '"': r"\textquotedbl{}",
         "[": "{[}", "]": "{]}",  # a bracket after \\ would be taken for its option
     }
 )  # fmt: skip
 
 
 def latex_text(text: str) -> str:
-    """Escape text for LaTeX (UTF-8 input); a name can't become a command."""
-    return " ".join(text.split()).replace("C_T", "\0").translate(LATEX).replace("\0", "$C_T$")
+    """Escape text for LaTeX (UTF-8 input); a name can't become a command, and what pdflatex can't set becomes '?'."""
+    text = " ".join(text.split()).replace("C_T", "\0").translate(LATEX).replace("\0", "$C_T$")
+    return re.sub("[^\x20-\x7e\xa1-\u017f]", "?", text)  # pdflatex would stop at letters of other scripts
 
 
 def to_latex(tables: Iterable[Table]) -> str:

@@ -108,6 +108,10 @@ class Run:
         except (OSError, ValueError, KeyError) as error:
             raise InputError(f"{path}: not an archive of image pairs: {error}") from None
 
+    def interpolations(self) -> Images | None:
+        """Walks through latent space, [walks, steps, channels, height, width] and a label each, if stored."""
+        return _images(self.folder / "interpolations.npz") if self.folder else None
+
     def losses(self) -> pd.DataFrame:
         """The loss record: columns step, images_seen, split, name, value; empty where there is none."""
         return self._record("losses.csv", {"step": int, "images_seen": int, "split": str, "name": str, "value": float})
