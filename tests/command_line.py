@@ -165,8 +165,20 @@ def start(*arguments, cwd, log: Path, **more) -> subprocess.Popen[bytes]:
     with log.open("ab") as file:
         command = [sys.executable, "-m", "bench", *map(str, arguments)]
         return subprocess.Popen(
-            command, cwd=cwd, stdout=file, stderr=file, env=environment(cwd, **more), start_new_session=True
+            command,
+            cwd=cwd,
+            stdout=file,
+            stderr=file,
+            env=environment(cwd, **more),
+            start_new_session=True,
+            preexec_fn=_heed_signals,
         )
+
+
+def _heed_signals() -> None:
+    """Tests that run in a shell's background inherit signals that are ignored."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def kill_group(process: subprocess.Popen[bytes]) -> None:
