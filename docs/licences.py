@@ -6,7 +6,7 @@ Run as: python docs/licences.py (nox -s audit does, with the packages of a fresh
 from __future__ import annotations
 
 import re
-from importlib.metadata import PackageNotFoundError, PackageMetadata, metadata, requires
+from importlib.metadata import PackageMetadata, PackageNotFoundError, metadata, requires
 from pathlib import Path
 
 OURS = "medgenbench"

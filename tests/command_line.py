@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import signal
@@ -184,10 +185,8 @@ def _heed_signals() -> None:
 def kill_group(process: subprocess.Popen[bytes]) -> None:
     """SIGKILL to the command and everything it started; returns when all of it is gone."""
     family = psutil.Process(process.pid).children(recursive=True) if psutil.pid_exists(process.pid) else []
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
     _, alive = psutil.wait_procs(family, timeout=20)
     assert not alive, f"these outlived the command that started them: {alive}"

@@ -72,7 +72,7 @@ def main() -> int:
         os.environ["TMPDIR"] = str(home)
         make_images(cwd / "images", 80)
         (cwd / "suite.yaml").write_text(SUITE)
-        shared = set(os.listdir("/dev/shm")) if Path("/dev/shm").is_dir() else set()
+        shared = set(Path("/dev/shm").iterdir()) if Path("/dev/shm").is_dir() else set()
         bench("run", "suite.yaml", "--out", "whole", cwd=cwd, check=0)
         expected = scores(cwd / "whole" / "soak")
         commands: list[int] = []
@@ -107,7 +107,7 @@ def main() -> int:
         mine = [p for p in psutil.process_iter(["environ"]) if (p.info["environ"] or {}).get("TMPDIR") == str(home)]
         faults += [f"orphan process {p.pid}" for p in mine if p.pid != os.getpid()]
         if Path("/dev/shm").is_dir():
-            faults += [f"shared memory left: {item}" for item in set(os.listdir("/dev/shm")) - shared]
+            faults += [f"shared memory left: {item}" for item in set(Path("/dev/shm").iterdir()) - shared]
         left = sorted(path.name for path in home.iterdir())
         if len(left) > rounds:  # a library may keep one cache folder, but none per run
             faults.append(f"temporary files left: {left[:10]}")

@@ -273,7 +273,9 @@ def test_a_full_disk_loses_nothing_and_says_what_to_do(finished, tmp_path):
         assert scores(disk / "faults") == before
         (disk / "filler").unlink()
         run(finished, "Sound", out=disk, check=0, more=more)
-        after = {(row["seed"], row["measure"]): row["mean"] for row in scores(disk / "faults") if row["generator"] == "Sound"}
+        after = {
+            (row["seed"], row["measure"]): row["mean"] for row in scores(disk / "faults") if row["generator"] == "Sound"
+        }
         assert {seed for seed, _ in after} == {"0", "1"}
         assert all(after["0", r["measure"]] == r["mean"] for r in before if r["generator"] == "Sound")
     finally:
