@@ -56,6 +56,26 @@ def slow(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def soak(session: nox.Session) -> None:
+    """The small suite again and again with random kills, an hour unless -- --minutes N says otherwise; not in CI."""
+    session.run(full_python(session), "tests/soak.py", *session.posargs, external=True)
+
+
+@nox.session(venv_backend="none")
+def audit(session: nox.Session) -> None:
+    """Known vulnerabilities of what is installed (asks PyPI's advisory service), and docs/licences.md made anew."""
+    python = full_python(session)
+    session.run(python, "docs/licences.py", external=True)
+    session.run(python, "-m", "pip", "install", "--quiet", "pip-audit>=2.7", external=True)
+    frozen = session.run(python, "-m", "pip", "freeze", "--exclude-editable", external=True, silent=True)
+    listed = Path(session.create_tmp()) / "frozen.txt"
+    listed.write_text(str(frozen))
+    # strict: a package that the service knows nothing of, or no service at all, is no clean bill
+    options = ("--strict", "--disable-pip", "--no-deps", "--progress-spinner", "off", "-r", str(listed))
+    session.run(python, "-m", "pip_audit", *options, *session.posargs, external=True)
+
+
+@nox.session(venv_backend="none")
 def benchmark(session: nox.Session) -> None:
     """Speed as ratios measured in one run, and the smoke suite end to end."""
     python = full_python(session)

@@ -162,5 +162,5 @@ def _digest(state: Any, tensors: dict[str, Tensor]) -> str:
     """SHA-256 over the state and every tensor's bytes."""
     digest = hashlib.sha256(json.dumps(state).encode())
     for name in sorted(tensors):
-        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

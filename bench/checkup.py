@@ -1,4 +1,4 @@
-"""`bench doctor SUITE`: what this machine lacks for one suite: data, weights, memory, disk, a tracking server. Runs nothing."""
+"""`bench doctor SUITE`: what this machine lacks for one suite: data, weights, memory, disk, tracking. Runs nothing."""
 
 from __future__ import annotations
 

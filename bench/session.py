@@ -226,8 +226,8 @@ def _reference_job(prepared: Prepared) -> Job | None:
         return None
     floors = [{"name": row.name, "eval_id": row.eval_id, "run": str(row.run.resolve())} for row in pending]
     folder = plan.store.folder / "runs" / f"reference-{plan.reference_id}"
-    spec = {**_job_spec(prepared), "kind": "reference", "floors": floors}
-    return Job("real data", folder, spec, plan.threads, limits=_limits(prepared.suite))
+    given = {**_job_spec(prepared), "kind": "reference", "floors": floors}
+    return Job("real data", folder, given, plan.threads, limits=_limits(prepared.suite))
 
 
 def _training_job(prepared: Prepared, row: Row) -> Job:

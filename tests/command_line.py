@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import signal
@@ -165,17 +166,27 @@ def start(*arguments, cwd, log: Path, **more) -> subprocess.Popen[bytes]:
     with log.open("ab") as file:
         command = [sys.executable, "-m", "bench", *map(str, arguments)]
         return subprocess.Popen(
-            command, cwd=cwd, stdout=file, stderr=file, env=environment(cwd, **more), start_new_session=True
+            command,
+            cwd=cwd,
+            stdout=file,
+            stderr=file,
+            env=environment(cwd, **more),
+            start_new_session=True,
+            preexec_fn=_heed_signals,
         )
+
+
+def _heed_signals() -> None:
+    """Tests that run in a shell's background inherit signals that are ignored."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def kill_group(process: subprocess.Popen[bytes]) -> None:
     """SIGKILL to the command and everything it started; returns when all of it is gone."""
     family = psutil.Process(process.pid).children(recursive=True) if psutil.pid_exists(process.pid) else []
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
     _, alive = psutil.wait_procs(family, timeout=20)
     assert not alive, f"these outlived the command that started them: {alive}"

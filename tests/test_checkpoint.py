@@ -59,7 +59,7 @@ def model_of(name, data, per_class=False, **attributes):
         kind = (data.shape, data.num_classes, hyperparameters)
         model = PerClass(family, *kind) if per_class else family(*kind)
     for key, value in attributes.items():
-        setattr(type(model), key, value) if False else setattr(model, key, value)
+        setattr(model, key, value)
     return model
 
 
@@ -112,7 +112,9 @@ def test_interrupted_training_ends_with_the_same_bits(name, data, tmp_path):
     assert fitted.steps == expected.steps
     assert fitted.losses == expected.losses
     assert states_equal(whole, parts)
-    assert all(value.stride() == other.stride() for value, other in zip(whole.parameters(), parts.parameters()))
+    assert all(
+        value.stride() == other.stride() for value, other in zip(whole.parameters(), parts.parameters(), strict=True)
+    )
 
 
 def test_every_trained_family_is_covered():

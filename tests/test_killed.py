@@ -6,6 +6,7 @@ results.csv but costs, to the last digit, on one processor type with equal threa
 
 import json
 import random
+import sys
 import time
 from collections import Counter
 
@@ -70,14 +71,14 @@ def test_killed_at_random_moments_and_continued_the_results_are_the_same(tmp_pat
         found[what] += 1
         families[row] += 1
         with capsys.disabled():
-            print(f"\nkill {number + 1}: {what} {row}", end="")
+            sys.stdout.write(f"\nkill {number + 1}: {what} {row}")
         if process.returncode == 0:  # it was quicker: what is left to be killed is done again
             forget(folder, rng)
     done = bench("run", "suite.yaml", "--out", "parts", cwd=tmp_path, check=0)
     assert "Traceback" not in done.stdout
     resumed = sum(event["type"] == "resumed" for event in events(folder))
     with capsys.disabled():
-        print(
+        sys.stdout.write(
             f"\n{KILLS} kills: {dict(found)} in {dict(families)}; {resumed} times a training went on; {whole:.0f} s whole"
         )
     assert scores(tmp_path / "whole" / "killed") == scores(folder)

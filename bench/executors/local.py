@@ -108,10 +108,10 @@ class Job:
             silent = f"last sign of life {now - self._heard:.0f} s before"
             return f"time limit of {limits.seconds / 60:g} minutes reached while {self._phase}; {silent}"
         if now - self._heard > limits.idle_seconds:
-            worked, before = processor_seconds(self.process.pid), self._worked
-            self._worked, silent, self._heard = worked, now - self._heard, now
-            if worked - before < IDLE_PROCESSOR_SHARE * silent:
-                return f"it hung while {self._phase}: no word and no processor time for {silent / 60:.0f} minutes"
+            worked, before, idle = processor_seconds(self.process.pid), self._worked, now - self._heard
+            self._worked, self._heard = worked, now
+            if worked - before < IDLE_PROCESSOR_SHARE * idle:
+                return f"it hung while {self._phase}: no word and no processor time for {idle / 60:.1f} minutes"
         return None
 
     def reason(self) -> str:
