@@ -28,16 +28,16 @@ from bench.registry import GENERATORS
 from bench.sampling import generate_on_device
 from bench.search import Search
 from bench.seeds import derive, forked
+from bench.store import Events
 from bench.suite import Suite
 from bench.translate import translated_draw
 from bench.tune import HopelessError, Study, Taken
 
-Emit = Callable[..., None]
-FitPerClass = Callable[[PerClass, ImageDataset, Split, Budget, int, dict[str, Any], Emit, Fitted], Fitted]
+FitPerClass = Callable[[PerClass, ImageDataset, Split, Budget, int, dict[str, Any], Events, Fitted], Fitted]
 
 
 def begin(
-    job: dict[str, Any], suite: Suite, data: ImageDataset, split: Split, device: torch.device, emit: Emit
+    job: dict[str, Any], suite: Suite, data: ImageDataset, split: Split, device: torch.device, emit: Events
 ) -> TrialRun | None:
     """Prepare the objective, then take the search's next trial; None if there is none left to take.
 
@@ -110,7 +110,7 @@ class TrialRun:
         data: ImageDataset,
         split: Split,
         device: torch.device,
-        emit: Emit,
+        emit: Events,
         objective: Objective,
         taken: Taken,
     ) -> None:
@@ -166,7 +166,7 @@ class TrialRun:
                 "record": self._fitted,
                 **how,
             }
-            fit(model, self._data, *sides, **kind_of)  # type: ignore[arg-type]
+            fit(model, self._data, *sides, **kind_of)
         if self._fitted.images_seen not in self._looks:
             self._look(model, self._fitted.images_seen)
         known = {

@@ -25,6 +25,7 @@ import optuna
 import psutil
 from filelock import FileLock
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from bench.errors import InputError
@@ -106,11 +107,11 @@ class Study:
                 trial.state.is_finished() or self._has_worker(trial) for trial in trials
             ):
                 return None
-            trial = self._study.ask({name: _distribution(within) for name, within in self.search.space.items()})
-            if trial.number >= self.search.spec.trials:  # another machine took the last one just now
-                self._study.tell(trial, state=TrialState.FAIL)
+            asked = self._study.ask({name: _distribution(within) for name, within in self.search.space.items()})
+            if asked.number >= self.search.spec.trials:  # another machine took the last one just now
+                self._study.tell(asked, state=TrialState.FAIL)
                 return None
-            return Taken(self, trial)
+            return Taken(self, asked)
 
     def trials(self) -> list[Trial]:
         """Every trial so far, by number."""
@@ -296,7 +297,7 @@ def _open(search: Search) -> optuna.storages.BaseStorage:
     """
     name = search.spec.storage
     if name == "journal":
-        backend = optuna.storages.journal.JournalFileBackend(str(search.folder / "study.journal"))
+        backend = JournalFileBackend(str(search.folder / "study.journal"))
         return optuna.storages.JournalStorage(backend)
     url = f"sqlite:///{(search.folder / 'study.db').resolve()}" if name == "sqlite" else name
     waiting = {"connect_args": {"timeout": 60}} if url.startswith("sqlite:") else {}

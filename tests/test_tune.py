@@ -142,8 +142,8 @@ def test_hopeless_trials_are_pruned_but_not_early_nor_at_their_end(tmp_path):
     for number in range(4):
         taken = Study(search).take()
         for images in (250, 500, 750):
-            taken.report(images, 1.0 + number / 10, last=False)
-        taken.finish([1.0 + number / 10])
+            taken.report(images, 1.0 - number / 10, last=False)
+        taken.finish([1.0 - number / 10])
     taken = Study(search).take()
     taken.report(250, 50.0, last=False)
     taken.report(1000, 50.0, last=True)
