@@ -132,7 +132,7 @@ def _pair(generator: str, key: Key, first: Side, second: Side, other: Sequence[s
     if first.about != second.about:
         return Pair(generator, key, first, second, math.nan, None, None, f"{first.about} against {second.about}")
     sizes = {len(row) for row in (*first.replicates, *second.replicates)}
-    if len(sizes) == 1 and min(sizes) > 1:
+    if first.replicates and second.replicates and len(sizes) == 1 and min(sizes) > 1:
         kept = compare(
             first=second.means,
             second=first.means,
