@@ -242,17 +242,58 @@ def list_(
 
 @app.command()
 def report(
-    folders: Annotated[list[Path], typer.Argument(help="results folder of a suite, such as results/mri_scanner")],
+    folders: Annotated[
+        list[Path], typer.Argument(help="results folders, such as results/mri_scanner; several are merged")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="folder of several merged; the first's name with -merged if left out")
+    ] = None,
 ) -> None:
-    """Rebuild tables, figures and report from the results alone."""
+    """Rebuild tables, figures and report from the results alone; several folders of one suite become one."""
     from bench.errors import InputError
     from bench.report.page import write_report
 
     for folder in folders:
         if not (folder / "plan.json").is_file():
             raise InputError(f"{folder}: no results of a suite here (plan.json is missing)")
-        write_report(folder)
-        typer.echo(f"report: {folder / 'report.html'}")
+    folder = folders[0]
+    if len(folders) > 1:
+        from bench.report.merge import merge
+
+        folder = out or folder.with_name(f"{folder.name}-merged")
+        for conflict in merge(folders, folder):
+            typer.echo(f"warning: {conflict}", err=True)
+    elif out is not None:
+        raise InputError(f"--out {out}: for several folders, which are merged; the report of one lies in it")
+    write_report(folder)
+    typer.echo(f"report: {folder / 'report.html'}")
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="results folder, or one with a results.csv")],
+    second: Annotated[Path, typer.Argument(help="another, of the same data and split")],
+    out: Annotated[Path | None, typer.Option("--out", help="also write everything: FILE.md or FILE.csv")] = None,
+    classes: Annotated[bool, typer.Option("--classes", help="show every class too")] = False,
+) -> None:
+    """Two results side by side: every number both have, its difference, and what differs in how they were made."""
+    from bench.display import plain_table
+    from bench.errors import InputError
+    from bench.report.beside import beside, differences, tables, to_file
+    from bench.store import write_bytes
+
+    if out is not None and out.suffix not in (".md", ".csv"):
+        raise InputError(f"--out {out}: name a file that ends in .md or .csv")
+    found = beside(first, second)
+    console = _console()
+    for warning in found.warnings:
+        console.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
+    for table in [differences(found), *tables(found, everything=classes)]:
+        if table is not None:
+            console.print(plain_table(table))
+    if out is not None:
+        write_bytes(out, to_file(found, out.suffix))
+        console.print(f"written: {out}", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -6,12 +6,15 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from bench.report.tables import Table as LaidOut
 
 LINE_SECONDS = 15.0
 """Without a terminal: at most one line of progress per job in this time."""
@@ -33,6 +36,20 @@ def results_table(folder: Path) -> Table | None:
         table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
+    return table
+
+
+def plain_table(laid_out: LaidOut) -> Table:
+    """A table of the report for the terminal."""
+    from rich.markup import escape
+
+    caption = escape("\n".join(laid_out.notes)) or None
+    table = Table(title=escape(laid_out.caption), caption=caption, header_style="bold", pad_edge=False)
+    for index, column in enumerate(laid_out.columns):
+        table.add_column(escape(str(column)), justify="left" if index == 0 else "right", overflow="fold")
+    for _, rows in laid_out.sections:
+        for row in rows:
+            table.add_row(*(escape(str(cell)) for cell in row))
     return table
 
 

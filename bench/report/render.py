@@ -50,7 +50,8 @@ LATEX = str.maketrans(
         "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
         "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
         "±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "†": r"\textsuperscript{\dag}",
-        "‡": r"\textsuperscript{\ddag}", "–": "--", "−": "$-$", "∞": r"$\infty$", "→": r"$\rightarrow$", "×": r"$\times$", "≥": r"$\geq$",
+        "‡": r"\textsuperscript{\ddag}", "–": "--", "−": "$-$",
+        "∞": r"$\infty$", "→": r"$\rightarrow$", "×": r"$\times$", "≥": r"$\geq$",
         "≤": r"$\leq$", "…": r"\dots{}", "’": "'", "|": r"\textbar{}", '"': r"\textquotedbl{}",
         "[": "{[}", "]": "{]}",  # a bracket after \\ would be taken for its option
     }
