@@ -33,8 +33,8 @@ from bench.errors import BenchError, DamagedWeightsError, DivergedError, NotFini
 from bench.evaluate import Drawn, Protocol, Scorer, make_protocol
 from bench.external import ExternalImages, load_external, read_external
 from bench.fit import Budget, Fitted, Watch, fit, fit_per_class, lowered
-from bench.lifeline import die_with_parent
 from bench.interpolation import write_interpolations
+from bench.lifeline import die_with_parent
 from bench.metrics.cost import peak_memory_bytes
 from bench.metrics.features import FeatureExtractor
 from bench.model import GenerativeModel, Translator
