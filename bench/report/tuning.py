@@ -126,7 +126,7 @@ def _budgets(results: Results, found: Sequence[Study]) -> Table:
         f"{spec['features']} features, lower is better; test images were out of reach. The first trial has the default "
         "values, so tuning can't lose on this number; whether it won on test images, the other tables say.",
         f"Granted to every family alike: {spec['trials']} trials of as many images; {pruning}. Sampler {spec['sampler']}, "
-        f"seed {spec['seed']}, Optuna {found[0]['optuna']}. Images seen and time are of all trials together; costs elsewhere don't "
+        f"seed {spec['seed']}, Optuna {found[0]['optuna']}. Images seen and time are of all trials; costs elsewhere don't "
         "contain them.",
     ]
     tuned = {str(study["generator"]) for study in found}
