@@ -42,6 +42,7 @@ from bench.report.tables import (
     summary_table,
 )
 from bench.report.translators import draw_translations, translator_tables
+from bench.report.tuning import draw_tuning, trial_table, tuning_tables, tuning_warnings
 from bench.report.utility import utility_tables
 from bench.report.verdict import checks, conclusion, ranks, warnings
 from bench.store import write_bytes
@@ -81,7 +82,7 @@ def write_report(folder: Path) -> ReportSummary:
     with style():
         charts = [draw_ranking(results), draw_progress(results), draw_quality_cost(results)]
         pictures += [picture for picture in charts if picture] + draw_translations(results)
-        pictures += draw_closest(results) + draw_interpolations(results)
+        pictures += draw_closest(results) + draw_interpolations(results) + draw_tuning(results)
     page = render_page(results, pictures)
     contents: dict[str, bytes] = {
         "results.csv": results_frame(results).to_csv(index=False, lineterminator="\n").encode(),
@@ -106,7 +107,7 @@ def write_report(folder: Path) -> ReportSummary:
         folder=folder,
         files=tuple(folder / name for name in contents),
         conclusion=conclusion(results),
-        warnings=tuple(warnings(results)),
+        warnings=(*warnings(results), *tuning_warnings(results)),
         finished=sum(run.finished for run in results.runs),
         failed=sum(run.status in ("failed", "diverged", "interrupted") for run in results.runs),
         pending=sum(run.status == "pending" for run in results.runs),
@@ -122,6 +123,7 @@ def all_tables(results: Results) -> list[Table]:
         *recognition_tables(results),
         *fault_tables(results),
         *utility_tables(results),
+        *tuning_tables(results),
         *progress_tables(results),
         *translator_tables(results),
         *reported_tables(results),
@@ -140,7 +142,7 @@ def render_page(results: Results, pictures: Sequence[Picture]) -> str:
         title=results.name,
         results=results,
         conclusion=conclusion(results),
-        warnings=warnings(results),
+        warnings=[*warnings(results), *tuning_warnings(results)],
         main=main_table(results, ranks(results)),
         pairs=pair_tables(results),
         unpaired=left_out(results, first_distance(results)),
@@ -149,6 +151,8 @@ def render_page(results: Results, pictures: Sequence[Picture]) -> str:
         by_class=[*class_tables(results), *recognition_tables(results)],
         progress=progress_tables(results),
         utility=utility_tables(results),
+        tuning=tuning_tables(results),
+        trials=trial_table(results),
         translation=translator_tables(results),
         reported=reported_tables(results),
         reported_heading=REPORTED,
