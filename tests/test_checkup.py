@@ -30,6 +30,7 @@ def test_doctor_looks_at_what_a_suite_needs(place):
         assert f"ok    {what}" in text, text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "found", "remedy"),
     [
@@ -45,6 +46,7 @@ def test_doctor_names_each_finding_with_its_remedy(place, change, found, remedy)
     assert remedy in text.partition(found)[2], text
 
 
+@pytest.mark.slow
 def test_memory_and_disk_are_estimated_within_a_factor_of_two(place):
     """Time is too: measured by hand (the note), since other work on the machine would spoil a test."""
     text = bench("check", "suite.yaml", cwd=place, check=0).stdout
