@@ -34,14 +34,16 @@ from bench.utility import asked, estimated_seconds, wanted_labels
 TIMED_STEPS = 3
 START_SECONDS = 6.0
 """A job's process: starting Python, importing torch, building the model."""
+COST_SAMPLES = 600
+"""Drawn after training to time sampling (`bench.run`)."""
 REFERENCE_SECONDS = 60.0
 SCORING_SECONDS_PER_IMAGE = 1.5e-3
 """Extraction and measures of one image with the features 'domain' and 'random', two cores, 64x64."""
 INCEPTION_SECONDS_PER_IMAGE = 0.08
 """Of every network's features; a guess for those other than Inception."""
 RADIOMICS_SECONDS_PER_IMAGE = 0.01
-BASE_BYTES = 550_000_000
-"""A job's process before it holds anything of its own: Python and torch."""
+BASE_BYTES = 750_000_000
+"""A job's process before it holds anything of its own: Python, torch, the harness, what they allocate on first use."""
 RECORD_BYTES = 200_000
 """Losses, events, scores and their replicates of one row."""
 CHECKPOINT_COPIES = 4
@@ -128,7 +130,7 @@ def _row(prepared: Prepared, row: Row, seen: dict[str, tuple[float, float, int, 
         except ValueError as error:  # what a family says of images, classes or settings that it can't take
             raise InputError(f"{row.name}: {error}") from None
     training, sampling, size, memory = seen[key]
-    scoring += images * sampling + START_SECONDS
+    scoring += (images + COST_SAMPLES) * sampling + START_SECONDS
     told = f"{memory / 1e9:.1f} GB of memory, {(size + kept) / 1e6:.1f} MB of disk"
     if row.trained:
         return RowEstimate(name, "trained, to score", f"about {scoring:.0f} s, {told}", scoring, kept, memory)

@@ -12,6 +12,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -64,6 +65,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     rng = random.Random(options.seed)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("the soak was ended"))
     faults: list[str] = []
     with tempfile.TemporaryDirectory(prefix="soak-") as name:
         cwd = Path(name)
@@ -86,10 +88,12 @@ def main() -> int:
                 process = start("run", "suite.yaml", "--out", "round", cwd=cwd, log=cwd / "log.txt")
                 watcher = watch(process, commands)
                 deadline = time.monotonic() + rng.uniform(4, 25) if rng.random() < 0.7 else float("inf")
-                while process.poll() is None and time.monotonic() < deadline:
-                    time.sleep(0.02)
-                ended = process.poll()
-                kill_group(process)
+                try:
+                    while process.poll() is None and time.monotonic() < deadline:
+                        time.sleep(0.02)
+                    ended = process.poll()
+                finally:  # whoever ends the soak ends what it started
+                    kill_group(process)
                 watcher.join()
                 if ended is not None:
                     break

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from command_line import bench, install_families, make_images, scores, start, wait_for
 
+pytestmark = pytest.mark.slow
+
 SUITE = """
 name: faults
 data: {source: images, root: images, image_size: [16, 16], subject_pattern: "^(p[0-9]+)"}
