@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from bench.metrics.records import MEASURES
-from bench.report.fault_claims import FAULTS, Claim, claim_on
+from bench.report.fault_claims import FAULTS, claim_on
 from bench.report.results import ALL, Key, Results
 from bench.report.tables import COPYING, SHORT, Cell, Column, Line, Number, Table, lines, score_keys
 
