@@ -55,6 +55,19 @@ def test_features_equal_torch_fidelity(weights, extractor):
     assert ((found.logits - logits).norm() / logits.norm()).item() < 1e-5
 
 
+def test_one_pass_on_packed_weights_gives_the_bits_of_two(weights, extractor):
+    """By oneDNN, four images at a time, and by torch's own operators, which are taken where gradients may be recorded."""
+    batch = torch.from_numpy(images(16))
+    features = extractor(batch).features
+    convolutions = [m for m in extractor._runner._trunk.modules() if type(m).__name__ == "_Convolution"]
+    assert len(convolutions) == 94
+    if torch.backends.mkldnn.is_available():
+        assert all(set(one._packed) == {torch.float32} and one._packed[torch.float32] for one in convolutions)
+    with torch.enable_grad():
+        plain = extractor._runner(extractor._prepare(batch))[0]
+    assert ((features - plain).norm() / plain.norm()).item() < 1e-6
+
+
 def test_details_name_the_weights(weights, extractor):
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
     assert extractor.details["weights"] == f"custom sha256:{digest}"

@@ -12,7 +12,6 @@ from bench.metrics.statistics import (
     feature_matrix,
     interval,
     mean_std,
-    paired_difference_interval,
 )
 
 
@@ -87,16 +86,6 @@ def test_intervals_over_subjects_cover_and_intervals_over_images_do_not():
             covered[name] += low <= 0 <= high
     assert 356 <= covered["subjects"] <= 395
     assert covered["images"] < 290
-
-
-def test_pairing_removes_what_both_share():
-    rng = np.random.default_rng(0)
-    shared = rng.normal(0, 10, 500)
-    first, second = shared + 5 + rng.normal(0, 0.1, 500), shared + rng.normal(0, 0.1, 500)
-    low, high = paired_difference_interval(first=5, second=0, first_replicates=first, second_replicates=second)
-    assert 4.5 < low < 5 < high < 5.5
-    with pytest.raises(ValueError, match="not paired"):
-        paired_difference_interval(first=5, second=0, first_replicates=first, second_replicates=second[1:])
 
 
 @pytest.mark.parametrize(

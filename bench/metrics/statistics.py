@@ -99,20 +99,3 @@ def interval(estimate: float, replicates: ArrayLike, level: float = 0.95) -> tup
         raise ValueError("an interval needs two or more replicates, all finite")
     low, high = np.quantile(array - array.mean(), [(1 - level) / 2, (1 + level) / 2])
     return float(estimate + low), float(estimate + high)
-
-
-def paired_difference_interval(
-    *, first: float, second: float, first_replicates: ArrayLike, second_replicates: ArrayLike, level: float = 0.95
-) -> tuple[float, float]:
-    """Return the interval of `first - second` from replicates over the same resamples of subjects.
-
-    What both share (an odd test subject, the bias of resampling) drops out, so this is narrower than comparing two
-    intervals. An interval without 0 tells them apart.
-
-    Raises:
-        ValueError: different numbers of replicates.
-    """
-    one, two = np.asarray(first_replicates, dtype=np.float64), np.asarray(second_replicates, dtype=np.float64)
-    if one.shape != two.shape:
-        raise ValueError(f"replicates are not paired: {one.shape[0]} and {two.shape[0]}")
-    return interval(first - second, one - two, level)
