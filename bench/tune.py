@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 import secrets
 import threading
 import time
@@ -18,6 +19,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +148,7 @@ class Study:
         evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=0.25)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            warnings.filterwarnings("ignore", message="PedAnovaImportanceEvaluator computes")  # low is what is wanted
             found = optuna.importance.get_param_importances(
                 self._study, evaluator=evaluator, target=lambda trial: trial.values[0]
             )
@@ -289,6 +292,15 @@ def _record(trial: FrozenTrial) -> Trial:
     )
 
 
+def _with_driver(url: str) -> str:
+    """Name the PostgreSQL driver that is installed: SQLAlchemy's own choice for 'postgresql://' changed with its 2.1."""
+    if url.startswith("postgresql://"):
+        for driver in ("psycopg2", "psycopg"):
+            if find_spec(driver):
+                return url.replace("postgresql", f"postgresql+{driver}", 1)
+    return url
+
+
 def _open(search: Search) -> optuna.storages.BaseStorage:
     """Open the storage that the suite names.
 
@@ -299,18 +311,19 @@ def _open(search: Search) -> optuna.storages.BaseStorage:
     if name == "journal":
         backend = JournalFileBackend(str(search.folder / "study.journal"))
         return optuna.storages.JournalStorage(backend)
-    url = f"sqlite:///{(search.folder / 'study.db').resolve()}" if name == "sqlite" else name
+    url = f"sqlite:///{(search.folder / 'study.db').resolve()}" if name == "sqlite" else _with_driver(name)
+    told = re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", url if name == "sqlite" else name)
     waiting = {"connect_args": {"timeout": 60}} if url.startswith("sqlite:") else {}
     for attempt in range(3):
         try:
             return optuna.storages.get_storage(optuna.storages.RDBStorage(url, engine_kwargs=waiting))
         except ImportError as error:
             hint = "; pip install 'medgenbench[postgres]'" if url.startswith("postgresql") else ""
-            raise InputError(f"tuning.storage: {url} needs a driver that is missing here: {error}{hint}") from None
+            raise InputError(f"tuning.storage: {told} needs a driver that is missing here: {error}{hint}") from None
         except Exception as error:  # SQLAlchemy's, or of any driver below it
             if attempt == 2:
                 first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                raise InputError(f"tuning.storage: {url} can't be used: {first}") from None
+                raise InputError(f"tuning.storage: {told} can't be used: {first}") from None
             time.sleep(1.0)  # another process that makes the tables at this moment is done by then
     raise AssertionError
 

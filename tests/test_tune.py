@@ -146,9 +146,9 @@ def test_hopeless_trials_are_pruned_but_not_early_nor_at_their_end(tmp_path):
         taken.finish([1.0 - number / 10])
     taken = Study(search).take()
     taken.report(250, 50.0, last=False)
-    taken.report(1000, 50.0, last=True)
     with pytest.raises(HopelessError):
         taken.report(500, 50.0, last=False)
+    taken.report(750, 50.0, last=True)
     taken.end("pruned", "worse")
     good = Study(search).take()
     good.report(500, 0.5, last=False)
