@@ -230,10 +230,11 @@ def check(
 @app.command(name="list")
 def list_(
     what: Annotated[
-        Literal["generators", "sources", "features", "measures"] | None, typer.Argument(help="left out: all")
+        Literal["generators", "sources", "features", "measures", "tuning"] | None,
+        typer.Argument(help="left out: all but tuning, the hyper-parameters that are searched"),
     ] = None,
 ) -> None:
-    """List generators, data sources, features and measures."""
+    """List generators, data sources, features and measures, or what is tuned."""
     from bench.listing import listing
 
     for line in listing(what):

@@ -25,9 +25,11 @@ from bench.model import GenerativeModel, Translator
 from bench.plan import Row
 from bench.registry import GENERATORS
 from bench.sampling import generate
+from bench.search import Search
 from bench.seeds import forked
 from bench.session import Prepared
 from bench.store import diverged
+from bench.studies import settled
 from bench.translate import translated_draw
 from bench.utility import asked, estimated_seconds, wanted_labels
 
@@ -95,8 +97,12 @@ def estimate(prepared: Prepared, tell: Callable[[RowEstimate], None] = lambda ro
     """
     torch.set_num_threads(prepared.plan.threads)
     seen: dict[str, tuple[float, float, int, int]] = {}
-    rows = []
+    rows, searched = [], set[str]()
     for row in prepared.plan.rows:
+        if row.search and not row.finished and row.search.name not in searched and not settled(row.search):
+            searched.add(row.search.name)
+            rows.append(_trials(prepared, row, row.search, seen))
+            tell(rows[-1])
         rows.append(_row(prepared, row, seen))
         tell(rows[-1])
     seconds = sum(row.seconds for row in rows)
@@ -136,6 +142,23 @@ def _row(prepared: Prepared, row: Row, seen: dict[str, tuple[float, float, int, 
         return RowEstimate(name, "trained, to score", f"about {scoring:.0f} s, {told}", scoring, kept, memory)
     text = f"about {training:.0f} s of training, {scoring:.0f} s of scoring, {told}"
     return RowEstimate(name, "to train and score", text, training + scoring, size + kept, memory)
+
+
+def _trials(prepared: Prepared, row: Row, search: Search, seen: dict[str, tuple[float, float, int, int]]) -> RowEstimate:
+    """A search's trials, all of them: what pruning spares isn't known before."""
+    assert row.spec is not None
+    key = row.spec.model_dump_json(exclude={"label"})
+    seen.setdefault(key, _time(prepared, row))
+    training, sampling, _, memory = seen[key]
+    budget, spec = prepared.suite.budget, search.spec
+    total = budget.images_seen or (budget.epochs or 0) * len(prepared.split.train)
+    each = search.images_seen / total * training if total else 0.0  # of minutes nothing follows for images
+    network = spec.features in ORIGINS or prepared.suite.evaluation.extractor(spec.features).file is not None
+    extraction = INCEPTION_SECONDS_PER_IMAGE if network else RADIOMICS_SECONDS_PER_IMAGE
+    looks = spec.points * min(spec.samples, len(prepared.split.validation)) * (sampling + extraction)
+    seconds = spec.trials * (START_SECONDS + each + looks)
+    text = f"about {seconds:.0f} s for {spec.trials} trials of {search.images_seen:,} images"
+    return RowEstimate(f"{row.name} tuning", "to search", text, seconds, 100_000, memory)
 
 
 def _time(prepared: Prepared, row: Row) -> tuple[float, float, int, int]:
