@@ -314,6 +314,22 @@ def sample(
     typer.echo(f"{written} images in {out}")
 
 
+@app.command(name="reader-study")
+def reader_study(
+    run: Annotated[Path, typer.Argument(help="folder of a training: results/SUITE/runs/...")],
+    out: Annotated[
+        Path, typer.Option("--out", help="folder for readers, made anew; the answers are written beside it")
+    ],
+    n: Annotated[int, typer.Option("--n", min=2, max=10_000, help="images in all, half of them real")] = 60,
+    seed: Annotated[int, typer.Option(min=0, help="of the choice and the order")] = 0,
+) -> None:
+    """Export a blinded study: real test images and generated ones, shuffled, with a sheet; the answers apart."""
+    from bench.reader_study import export_study
+
+    key = export_study(run, out, n=n, seed=seed)
+    typer.echo(f"{n} images and sheets in {out}; the answers, which stay with you: {key}")
+
+
 @app.command()
 def schema() -> None:
     """Print the JSON schema of a suite file."""
