@@ -148,6 +148,7 @@ SOURCES: Registry[Any] = Registry(
     builtin={
         "scanner_phantom": "bench.data.phantom:ScannerPhantom",
         "images": "bench.data.images:ImageFolder",
+        "volumes": "bench.data.volumes:Volumes",
     },
 )
 FEATURES: Registry[Any] = Registry(
