@@ -131,30 +131,37 @@ def affine_pose(values: Volume, affine: Affine) -> Affine:
     from dipy.align.imaffine import AffineRegistration, MutualInformationMetric
     from dipy.align.transforms import AffineTransform3D, RigidTransform3D
 
-    target = _targets(_WORKING_MM)
     low, high = np.percentile(values[values > values.min()], (1, 99.5))
     moving, moving_affine = _coarsened(np.clip(values, low, high) - low, affine, _WORKING_MM)
-    pose = _searched(moving, moving_affine)
+    target = _targets(_WORKING_MM)
+
+    def improved(pose: Affine, transform: Any, iterations: list[int], factors: list[int]) -> tuple[Affine, float]:
+        """Return the pose after some more steps, and minus its mutual information."""
+        method = AffineRegistration(
+            metric=MutualInformationMetric(nbins=_BINS, sampling_proportion=None),
+            level_iters=iterations,
+            sigmas=[factor - 1.0 for factor in factors],
+            factors=factors,
+            verbosity=0,
+        )
+        found, _, cost = method.optimize(
+            target.t1,
+            moving,
+            transform,
+            None,
+            static_grid2world=target.affine,
+            moving_grid2world=moving_affine,
+            starting_affine=pose,
+            static_mask=target.mask.astype(np.int32),
+            ret_metric=True,
+        )
+        return found.affine, float(cost)
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of divisions by 0 in empty corners of the histogram
-        for transform, iterations in ((RigidTransform3D(), [60, 30]), (AffineTransform3D(), [100, 60])):
-            registration = AffineRegistration(
-                metric=MutualInformationMetric(nbins=_BINS, sampling_proportion=None),
-                level_iters=iterations,
-                sigmas=[1.0, 0.0],
-                factors=[2, 1],
-                verbosity=0,
-            )
-            pose = registration.optimize(
-                target.t1,
-                moving,
-                transform,
-                None,
-                static_grid2world=target.affine,
-                moving_grid2world=moving_affine,
-                starting_affine=pose,
-                static_mask=target.mask.astype(np.int32),
-            ).affine
+        starts = [improved(start, RigidTransform3D(), [60], [2]) for start in _searched(moving, moving_affine)]
+        pose, _ = min(starts, key=lambda pair: pair[1])
+        pose, _ = improved(pose, AffineTransform3D(), [100, 60], [2, 1])
     if not np.isfinite(pose).all() or not 0.3 < np.linalg.det(pose[:3, :3]) < 3:
         raise ValueError("the registration to the template failed")
     return pose
@@ -209,8 +216,8 @@ def _coarsened(
     return coarse, affine @ scaling
 
 
-def _searched(values: NDArray[np.float32], affine: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the best of many poses: the one whose grey levels tell most of the template's inside its mask."""
+def _searched(values: NDArray[np.float32], affine: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """Return the best pose of each tilt: the one whose grey levels tell most of the template's inside its mask."""
     from scipy import ndimage
 
     target = _targets(_COARSE_MM)
@@ -220,8 +227,9 @@ def _searched(values: NDArray[np.float32], affine: NDArray[np.float64]) -> NDArr
     middle, start = _template_centre(), _centre_of_mass(values, affine)
     static = _binned(target.t1[target.mask])
     moving = _binned(coarse).astype(np.float32)
-    best, best_pose = -np.inf, np.eye(4)
+    chosen = []
     for tilt in _TILTS:
+        best, best_pose = -np.inf, np.eye(4)
         cos, sin = np.cos(np.deg2rad(tilt)), np.sin(np.deg2rad(tilt))
         turn = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
         for shift in itertools.product(*_SHIFTS):
@@ -232,7 +240,8 @@ def _searched(values: NDArray[np.float32], affine: NDArray[np.float64]) -> NDArr
             there = ndimage.map_coordinates(moving, to[:3, :3] @ points + to[:3, 3:], order=0, mode="constant", cval=0)
             if (told := _mutual_information(static, there.astype(np.int64))) > best:
                 best, best_pose = told, pose
-    return best_pose
+        chosen.append(best_pose)
+    return chosen
 
 
 _LEVELS = 16
