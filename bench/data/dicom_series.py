@@ -142,7 +142,9 @@ def _stacked_affine(slices: list[_Slice]) -> NDArray[np.float64]:
     if gaps.min() < 1e-3:
         raise UnusableError("several images lie at one place (time points, echoes or repeats): keep one of each")
     if gaps.max() > 1.05 * gaps.min() + 1e-2:
-        raise UnusableError(f"the distance between slices runs from {gaps.min():.3g} to {gaps.max():.3g} mm: some missing?")
+        raise UnusableError(
+            f"the distance between slices runs from {gaps.min():.3g} to {gaps.max():.3g} mm: some missing?"
+        )
     first, last = slices[0], slices[-1]
     affine = np.eye(4)
     affine[:3, 0] = first.orientation[:3] * first.spacing[1]

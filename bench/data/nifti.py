@@ -139,7 +139,7 @@ def open_nifti(path: Path) -> NiftiVolume:
     with path.open("rb") as file:
         compressed = file.read(2) == b"\x1f\x8b"
     try:
-        with (_gzip.open(path, "rb") if compressed else path.open("rb")) as file:
+        with _gzip.open(path, "rb") if compressed else path.open("rb") as file:
             head = file.read(540)
     except Exception as error:
         raise UnusableError(f"can't be inflated: {error}") from error

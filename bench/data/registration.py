@@ -111,7 +111,7 @@ def resample(
 def centred_pose(values: Volume, affine: Affine) -> Affine:
     """Return the pose that lays the volume's centre of mass on the template's: no turn, no scale.
 
-    The mass is the number of voxels above the mean. It is the brain's centre where the skull is taken off, and else the head's.
+    The mass is the number of voxels above the mean: the brain's where the skull is taken off, else the head's.
     """
     pose = np.eye(4)
     pose[:3, 3] = _centre_of_mass(values, affine) - _template_centre()

@@ -46,7 +46,9 @@ class Recipe(BaseModel):
     plane: Literal["axial", "coronal", "sagittal"] = "axial"
     slices: int = Field(10, ge=1, le=1024, description="central slices per volume")
     step: int = Field(1, ge=1, le=64, description="distance between slices, in planes of the grid")
-    offset: int = Field(0, ge=-512, le=512, description="planes by which the middle is moved to the right, front or top")
+    offset: int = Field(
+        0, ge=-512, le=512, description="planes by which the middle is moved to the right, front or top"
+    )
     brain_mask: bool = Field(
         False, description="whether all outside the template's brain is black; takes the skull off after registration"
     )
@@ -56,7 +58,8 @@ class Recipe(BaseModel):
     )
     image_size: tuple[Side, Side] = Field((64, 64), description="height, width in pixels")
     fit: Literal["pad", "stretch"] = Field(
-        "pad", description="pad: the same mm per pixel in both directions, black at the sides; stretch: fills the picture"
+        "pad",
+        description="pad: the same mm per pixel in both directions, black at the sides; stretch: fills the picture",
     )
     bits: Literal[8, 16] = Field(8, description="depth of the pictures; generated images are scored with 8")
 
@@ -129,7 +132,9 @@ def central(recipe: Recipe, count: int) -> range:
     span = (recipe.slices - 1) * recipe.step + 1
     start = (count - span) // 2 + recipe.offset
     if start < 0 or start + span > count:
-        raise UnusableError(f"has {count} {recipe.plane} planes, too few for {recipe.slices} slices {recipe.step} apart")
+        raise UnusableError(
+            f"has {count} {recipe.plane} planes, too few for {recipe.slices} slices {recipe.step} apart"
+        )
     return range(start, start + span, recipe.step)
 
 

@@ -104,15 +104,19 @@ def find_volumes(options: Where) -> list[Item]:
             found += _READERS[layout](options, root, prefix)
     if not found:
         kinds = f"{' '.join(NIFTI_SUFFIXES)} files or folders of DICOM slices"
-        raise InputError(f"data.root: no volumes of layout {'csv' if options.csv else '/'.join(layouts)} in "
-                         f"{', '.join(map(str, roots))}; looked for {kinds}{_restricted(options)}")
+        raise InputError(
+            f"data.root: no volumes of layout {'csv' if options.csv else '/'.join(layouts)} in "
+            f"{', '.join(map(str, roots))}; looked for {kinds}{_restricted(options)}"
+        )
     return sorted(found)
 
 
 def class_names(options: Where, present: set[str]) -> tuple[str, ...]:
     """Return the classes in label order: as `classes` says, or sorted, '2' before '10'."""
     if options.classes is None:
-        return tuple(sorted(present, key=lambda name: [int(t) if t.isdecimal() else t for t in re.split(r"(\d+)", name)]))
+        return tuple(
+            sorted(present, key=lambda name: [int(t) if t.isdecimal() else t for t in re.split(r"(\d+)", name)])
+        )
     return tuple(dict.fromkeys(options.classes.values() if isinstance(options.classes, Mapping) else options.classes))
 
 
@@ -233,13 +237,17 @@ def _from_csv(options: Where, root: Path) -> Iterator[Item]:
             continue
         first, before = seen.setdefault(path, (line, label))
         if before != label:
-            raise InputError(f"{where}: {given} is {label!r} here and {before!r} in line {first}; a volume has one label")
+            raise InputError(
+                f"{where}: {given} is {label!r} here and {before!r} in line {first}; a volume has one label"
+            )
         told = options.subject_pattern is None and ("subject" in options.columns or columns["subject"] in row)
         own = row.get(columns["subject"], "") if told else _subject(options, path, given)
         if not own:
             raise InputError(f"{where}: no subject in the column {columns['subject']!r}")
         fault = "" if there else "there is no such file"
-        yield Item(given, path, label, own, fault if first == line else f"line {line} names it again (line {first} did)")
+        yield Item(
+            given, path, label, own, fault if first == line else f"line {line} names it again (line {first} did)"
+        )
 
 
 def _table(given: str, root: Path) -> Path:
@@ -255,7 +263,9 @@ def _rows(table: Path, needed: list[str] | tuple[str, ...]) -> Iterator[tuple[in
             header = [str(name) for name in reader.fieldnames or []]
             for name in needed:
                 if name not in header:
-                    raise InputError(f"{table}: no column {name!r}; there are {', '.join(header) or 'none'}: set data.columns")
+                    raise InputError(
+                        f"{table}: no column {name!r}; there are {', '.join(header) or 'none'}: set data.columns"
+                    )
             for row in reader:
                 kept = {key: (value or "").strip() for key, value in row.items() if isinstance(key, str)}
                 yield reader.line_num, kept

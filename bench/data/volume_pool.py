@@ -76,7 +76,9 @@ def run_jobs(jobs: Sequence[Job], workers: int | None = None) -> Iterator[Slices
     Raises:
         BenchError: the kept parts can't be written; a library that is needed is missing.
     """
-    workers = workers or min(MAX_WORKERS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    workers = workers or min(
+        MAX_WORKERS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     if not jobs or jobs[0].recipe.registration == "none":
         yield from _run(ThreadPoolExecutor(workers), jobs, workers)
         return
