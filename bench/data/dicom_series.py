@@ -54,7 +54,8 @@ class _Slice:
 
     @property
     def normal(self) -> NDArray[np.float64]:
-        return np.cross(self.orientation[:3], self.orientation[3:])
+        normal: NDArray[np.float64] = np.cross(self.orientation[:3], self.orientation[3:]).astype(np.float64)
+        return normal
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ class NiftiVolume:
 
     def _read(self, file: IO[bytes], count: int) -> NDArray[Any]:
         block = np.empty(count, self.dtype)
-        view = memoryview(block).cast("B")
+        view = block.view(np.uint8).data
         done = 0
         while done < len(view):
             try:

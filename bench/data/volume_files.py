@@ -213,7 +213,7 @@ def _volumes(root: Path) -> Iterator[Path]:
 
 def _from_csv(options: Where, root: Path) -> Iterator[Item]:
     table = _table(str(options.csv), root)
-    columns = {name: options.columns.get(name, name) for name in ("path", "label", "subject")}  # type: ignore[call-overload]
+    columns = {name: options.columns.get(name, name) for name in ("path", "label", "subject")}
     base = root.resolve()
     seen: dict[Path, tuple[int, str]] = {}
     needed = [columns["path"]] if options.label_pattern else [columns["path"], columns["label"]]
