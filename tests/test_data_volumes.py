@@ -1,6 +1,7 @@
 """Volumes: the same anatomy gives the same slices however it is stored; what is wrong is named, counted and left out."""
 
 import gzip
+import importlib.util
 import os
 import signal
 import struct
@@ -13,7 +14,6 @@ import nibabel
 import numpy as np
 import pytest
 from pydantic import ValidationError
-from volume_fixture import affine_of, phantom, write_nifti, write_series
 
 from bench.data import volume_pool
 from bench.data.dataset import ImageDataset, prepare_dataset
@@ -22,6 +22,12 @@ from bench.data.nifti import open_nifti
 from bench.data.slicing import Canonical, Recipe, slices_of
 from bench.data.volumes import SHEET, Volumes
 from bench.errors import InputError
+
+_spec = importlib.util.spec_from_file_location("volume_fixture", Path(__file__).with_name("volume_fixture.py"))
+_fixture = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_fixture)
+affine_of, phantom = _fixture.affine_of, _fixture.phantom
+write_nifti, write_series = _fixture.write_nifti, _fixture.write_series
 
 SMALL = {"grid": "native", "slices": 4, "image_size": (32, 32)}
 AXES = ["RAS", "LPS", "PSR", "ASL", "SAR", "ILA", "RPI"]

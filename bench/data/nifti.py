@@ -23,7 +23,7 @@ from bench.data.pixels import UnusableError
 try:  # about twice as fast; has wheels for the usual systems
     from isal import igzip as _gzip
 except ImportError:  # pragma: no cover
-    _gzip = gzip  # type: ignore[assignment]
+    _gzip = gzip
 
 MAX_VOXELS = 2**27
 """Larger volumes are refused by their header (512 x 512 x 512 fit), before anything is allocated."""
