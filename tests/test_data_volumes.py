@@ -1,6 +1,7 @@
 """Volumes: the same anatomy gives the same slices however it is stored; what is wrong is named, counted and left out."""
 
 import gzip
+import importlib
 import importlib.util
 import os
 import signal
@@ -492,15 +493,21 @@ def test_a_damaged_part_counts_as_none(root, cache, tmp_path):
     assert np.array_equal(data.pixels, prepare(root, tmp_path / "other").pixels)
 
 
-def dying(job):
-    """Stands for a registration that takes its process with it."""
+DYING = """
+import os, signal
+
+def do_job(job):
     if "1" in job.path.name:
         os.kill(os.getpid(), signal.SIGKILL)
     return f"done {job.path.name}"
+"""
+"""Stands for a registration that takes its process with it; a module of its own, which spawned processes can import."""
 
 
-def test_a_dying_process_takes_no_other_volume_with_it(monkeypatch):
-    monkeypatch.setattr(volume_pool, "do_job", dying)
+def test_a_dying_process_takes_no_other_volume_with_it(monkeypatch, tmp_path):
+    (tmp_path / "dying_job.py").write_text(DYING)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(volume_pool, "do_job", importlib.import_module("dying_job").do_job)
     recipe = Recipe(registration="affine")
     jobs = [volume_pool.Job(Path(str(n)), recipe, Path("p"), Path("q")) for n in range(5)]
     told = list(volume_pool.run_jobs(jobs, workers=2))
