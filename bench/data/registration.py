@@ -34,8 +34,10 @@ _MARGIN_MM = 4
 """How far around the brain voxels are looked at: the dark skull and fluid around it hold it in place."""
 _SHIFTS = (range(-10, 11, 10), range(-30, 31, 10), range(-20, 81, 10))
 """Where the search looks for the brain's centre, mm to the right, front and top of the volume's centre of mass."""
-_TILTS = (-20, 0, 20)
+_TILTS = (-36, -24, -12, 0, 12, 24, 36)
 """Degrees about the left-right axis: heads nod in the scanner."""
+_STARTS = 2
+"""Tilts from which the registration begins; the better end goes on."""
 _BINS = 32
 
 Affine = Float[np.ndarray, "4 4"]
@@ -217,31 +219,29 @@ def _coarsened(
 
 
 def _searched(values: NDArray[np.float32], affine: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-    """Return the best pose of each tilt: the one whose grey levels tell most of the template's inside its mask."""
-    from scipy import ndimage
-
+    """Return the best poses of some tilts: those whose grey levels tell most of the template's inside its mask."""
     target = _targets(_COARSE_MM)
     coarse, coarse_affine = _coarsened(values, affine, _COARSE_MM)
     to_voxel = np.linalg.inv(coarse_affine)
     points = (target.affine @ np.stack([*np.nonzero(target.mask), np.ones(target.mask.sum())]))[:3]
     middle, start = _template_centre(), _centre_of_mass(values, affine)
     static = _binned(target.t1[target.mask])
-    moving = _binned(coarse).astype(np.float32)
-    chosen = []
+    moving = np.pad(_binned(coarse), 1)  # a rim of black, where points beyond the volume are read
+    most = np.array(moving.shape)[:, None] - 1
+    found = []
     for tilt in _TILTS:
-        best, best_pose = -np.inf, np.eye(4)
         cos, sin = np.cos(np.deg2rad(tilt)), np.sin(np.deg2rad(tilt))
         turn = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
+        turned = to_voxel[:3, :3] @ turn @ (points - middle[:, None])
         for shift in itertools.product(*_SHIFTS):
             pose = np.eye(4)
             pose[:3, :3] = turn
             pose[:3, 3] = start + shift - turn @ middle
-            to = to_voxel @ pose
-            there = ndimage.map_coordinates(moving, to[:3, :3] @ points + to[:3, 3:], order=0, mode="constant", cval=0)
-            if (told := _mutual_information(static, there.astype(np.int64))) > best:
-                best, best_pose = told, pose
-        chosen.append(best_pose)
-    return chosen
+            origin = (to_voxel @ np.array([*(start + shift), 1.0]))[:3, None] + 1
+            voxel = np.clip(np.rint(turned + origin), 0, most).astype(np.intp)
+            found.append((_mutual_information(static, moving[tuple(voxel)]), tilt, pose))
+    best = {tilt: max((one for one in found if one[1] == tilt), key=lambda one: one[0]) for tilt in _TILTS}
+    return [pose for _, _, pose in sorted(best.values(), key=lambda one: -one[0])[:_STARTS]]
 
 
 _LEVELS = 16
