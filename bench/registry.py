@@ -150,6 +150,7 @@ SOURCES: Registry[Any] = Registry(
         "images": "bench.data.images:ImageFolder",
         "npz": "bench.data.arrays:NpzArrays",
         "idx": "bench.data.arrays:IdxFiles",
+        "volumes": "bench.data.volumes:Volumes",
     },
 )
 FEATURES: Registry[Any] = Registry(
