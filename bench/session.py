@@ -240,8 +240,9 @@ def _execute(
     display: Display,
     outcome: Outcome,
 ) -> None:
-    tracker = _open_tracker(prepared, out, store, display)
-    status = "failed"
+    tracking = prepared.suite.tracking
+    uri = tracking.uri or default_uri(out)
+    tracker = Tracker(store.folder, uri, display.note, display.warn) if tracking.enabled else None
     try:
         count = len(pending) + (reference is not None)
         position = 0
@@ -252,13 +253,14 @@ def _execute(
                 position += 1
                 display.started(job.name, position, count)
             _show(display, job, event)
-            if (row := rows.get(job.name)) is not None:
-                _record(tracker, row, job, event)
+            if tracker and event["type"] == "start":
+                tracker.started(job.folder)
             if event["type"] == "end":
                 outcome.did += 1
                 if (row := rows.get(job.name)) is not None:
                     display.ended(job.name, _settle(row, event["reason"]))
-                    _mirror(tracker, row, prepared.suite.patient_images)
+                if tracker:
+                    tracker.ended(job.folder)
                 display.table(store.folder)
 
         rows = {f"{row.name} seed {row.seed}": row for row in pending}
@@ -269,17 +271,10 @@ def _execute(
                 raise BenchError(_failure(reference))
             display.ended(reference.name, "finished")
         run_jobs([_training_job(prepared, row) for row in pending], workers, on_event)
-        status = "finished"
-    except KeyboardInterrupt:
-        status = "interrupted"
-        raise
+        _build_report(store)
     finally:
         if tracker:
-            if status == "finished":
-                tracker.artifacts(None, 0, _build_report(store))
-            tracker.close(status)
-        elif status == "finished":
-            _build_report(store)
+            tracker.close()
 
 
 def _report_is_stale(plan: Plan) -> bool:
@@ -292,29 +287,10 @@ def _report_is_stale(plan: Plan) -> bool:
     return any(path.stat().st_mtime_ns > report.stat().st_mtime_ns for path in shown if path.exists())
 
 
-def _build_report(store: Store) -> list[Path]:
+def _build_report(store: Store) -> None:
     from bench.report.page import write_report
 
     write_report(store.folder)
-    return [store.folder / name for name in ("report.html", "table.md", "results.csv")]
-
-
-def _open_tracker(prepared: Prepared, out: Path, store: Store, display: Display) -> Tracker | None:
-    suite = prepared.suite
-    if not suite.tracking.enabled:
-        return None
-    tracker = Tracker(suite.tracking.uri or default_uri(out), out, store.folder, suite.name, display.warn)
-    tags = {"data": prepared.data.fingerprint, "split": prepared.split.hash, "simulated": str(prepared.data.simulated)}
-    if not suite.for_results:
-        tags["stamp"] = "not for results"
-    parameters = {
-        "source": suite.source,
-        "classes": ", ".join(prepared.data.class_names),
-        **{f"budget.{key}": value for key, value in suite.budget.model_dump().items() if value is not None},
-        **{f"evaluation.{key}": value for key, value in suite.evaluation.model_dump().items()},
-    }
-    tracker.open(tags, parameters, [store.folder / "suite.yaml", store.split])
-    return tracker
 
 
 def _show(display: Display, job: Job, event: dict[str, Any]) -> None:
@@ -330,20 +306,6 @@ def _show(display: Display, job: Job, event: dict[str, Any]) -> None:
         display.progress(job.name, "training", -1.0, f"{event['images_seen']:,} images  {values}")
     elif event["type"] == "warning":
         display.warn(f"{job.name}: {event['text']}")
-
-
-def _record(tracker: Tracker | None, row: Row, job: Job, event: dict[str, Any]) -> None:
-    if tracker is None:
-        return
-    if event["type"] == "start" and row.spec is not None:
-        tags = {"family": row.spec.name, "role": row.role, "train_id": row.train_id, "eval_id": row.eval_id}
-        tracker.start(row.name, row.seed, tags, row.spec.hyperparameters)
-    elif event["type"] == "loss":
-        names = {f"{event['split']}/{name}": value for name, value in event["values"].items()}
-        tracker.metrics(row.name, row.seed, names, event["step"])
-    elif event["type"] == "progress_scores":
-        names = {f"progress/{name}": value for name, value in event["values"].items()}
-        tracker.metrics(row.name, row.seed, names, event["images_seen"])
 
 
 def _settle(row: Row, reason: str | None) -> str:
@@ -377,26 +339,3 @@ def _failure(job: Job) -> str:
         if event["type"] == "failed":
             return f"{job.name}: {event['reason']}"
     return f"{job.name}: {job.reason()}"
-
-
-def _mirror(tracker: Tracker | None, row: Row, patient_images: bool) -> None:
-    if tracker is None:
-        return
-    result = read_json(row.run / "result.json") or {}
-    evaluation = read_json(row.run / f"evaluation-{row.eval_id}.json") or {}
-    values = {name: value for name, value in result.get("costs", {}).items() if value is not None}
-    for score in evaluation.get("scores", []):
-        if score["mean"] is not None:
-            name = "/".join(part for part in (score["measure"], score["features"], score["class"]) if part)
-            values[name] = score["mean"]
-            if score.get("std") is not None:
-                values[f"{name}/std"] = score["std"]
-    tracker.metrics(row.name, row.seed, values, 0)
-    files = [row.run / "result.json", row.run / f"evaluation-{row.eval_id}.json"]
-    if patient_images or row.role == "family":  # what a control samples may be real images as they are
-        files.append(row.run / "samples.png")
-    tracker.artifacts(row.name, row.seed, files)
-    status = result.get("status", "failed")
-    if status == "finished" and evaluation.get("status") != "finished":
-        status = "failed"
-    tracker.end(row.name, row.seed, status, _reason(row) if status != "finished" else None)

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -86,11 +87,14 @@ class Events:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a", encoding="utf-8")
+        self._lock = threading.Lock()
 
     def __call__(self, kind: str, **values: Any) -> None:
         """Append an event; the time is added."""
-        self._file.write(json.dumps({"time": round(time.time(), 3), "type": kind, **values}) + "\n")
-        self._file.flush()
+        line = json.dumps({"time": round(time.time(), 3), "type": kind, **values}) + "\n"
+        with self._lock:  # threads of a job tell too
+            self._file.write(line)
+            self._file.flush()
 
     def close(self) -> None:
         """Close the file."""
