@@ -1,7 +1,8 @@
 """MLflow: a mirror of the results for people to browse. The only room that imports it.
 
     numbers.py   a folder's numbers under the names, steps and times that MLflow shows
-    records.py   results folder -> what MLflow is to show: a tree of runs. Reads files, knows no MLflow
+    nodes.py     a run: who it is, and what it holds once it is asked for
+    records.py   results folder -> the tree of runs; trials.py: those of a search
     mirror.py    sends what of that tree a store has not got; keeps in the folder (mlflow.json) what it has
     live.py      the same from a thread while `bench run` works, and once for `bench sync`
     ui.py        `bench ui`: MLflow's pages on the store, for this machine alone

@@ -20,8 +20,9 @@ from urllib.parse import urlsplit
 from filelock import FileLock
 
 from bench.store import digest, read_json, write_json
+from bench.track.nodes import Content, Node
 from bench.track.numbers import Point, stat_of, time_of
-from bench.track.records import Content, Node, Reader
+from bench.track.records import Reader
 
 EXPERIMENT = "medgenbench"
 NODE_TAG = "medgenbench.node"

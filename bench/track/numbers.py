@@ -20,13 +20,20 @@ class Point(NamedTuple):
     time: int
 
 
-def curves(run: Path) -> list[Point]:
-    """Losses, scores on the way and the machine's load; a training begun anew replaces what it told before."""
+def curves(run: Path, trial: int | None = None) -> list[Point]:
+    """Losses, scores on the way and the machine's load; a training begun anew replaces what it told before.
+
+    Args:
+        run: folder of the training, or of a job that ran trials.
+        trial: only what was told of this one.
+    """
     told: dict[str, dict[tuple[str, int], Point]] = {"loss": {}, "progress_scores": {}, "system": {}}
-    samples = 0
-    for event in _events(run / "events.jsonl"):
+    samples, current = 0, None
+    for event in events(run / "events.jsonl"):
         kind = event.get("type")
-        if kind not in told:
+        if kind == "trial":
+            current = event["number"]
+        if kind not in told or current != trial:
             continue
         step = samples if kind == "system" else event["images_seen"]
         samples += kind == "system"
@@ -49,7 +56,8 @@ def curves(run: Path) -> list[Point]:
     return sorted(found, key=lambda point: (point.name, point.step))
 
 
-def _events(path: Path) -> Iterable[dict[str, Any]]:
+def events(path: Path) -> Iterable[dict[str, Any]]:
+    """Yield the whole events of a file; none if it is not there."""
     try:
         lines = path.read_bytes().splitlines(keepends=True)
     except OSError:

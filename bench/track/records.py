@@ -1,59 +1,21 @@
-"""Results folder -> the runs that MLflow is to show. Reads files only, and knows no MLflow.
-
-A *node* is a run of MLflow's. What it holds falls into what only grows (curves, pictures on the way) and what may be
-replaced (scores, files), which is all that the mirror must know to send nothing twice. Times are those of the files and
-events, never of the sending: what is sent again is equal, and a store that has it already drops it.
-
-Trials of a study are found below `trials/`: any folder in it with a `result.json` (or `job.json`) that holds `trial` (its
-number) and the row's name (`generator`, or `row` in a job). Of a trial are read, as of a training: `hyperparameters`,
-`status`, `reason`, `costs`, events.jsonl, losses.csv, progress.csv, and `values`: {objective: number}.
-"""
+"""Results folder -> the tree of runs that MLflow is to show. Reads files only, and knows no MLflow."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.store import digest, read_json
+from bench.store import read_json
+from bench.track.nodes import ENDED_BADLY, Content, Node, joined, make_node
 from bench.track.numbers import Point, curves, flat, points, stat_of, time_of
+from bench.track.trials import trial_nodes
 
-ENDED_BADLY = ("failed", "diverged", "interrupted")
 SUITE_FILES = ("suite.yaml", "split.json", "report.html", "table.*", "*.csv", "figures/*.png", "figures/*.svg")
 RUN_FILES = ("result.json", "losses.csv", "progress.csv")
+PARTS = ("train", "validation", "test")
 PARTS_SHOWN = ("data", "split", "budget", "seeds", "precision", "progress", "tuning", "evaluation")
-
-
-@dataclass(frozen=True)
-class Content:
-    """What a run holds."""
-
-    parameters: Mapping[str, str] = field(default_factory=dict)
-    curves: tuple[Point, ...] = ()
-    """Only grows; steps are images seen, but of system/... the number of the sample."""
-    scores: tuple[Point, ...] = ()
-    """May be replaced as a whole."""
-    files: tuple[tuple[Path, str], ...] = ()
-    """Files with the folder among the artifacts where they belong."""
-    grids: tuple[tuple[Path, int], ...] = ()
-    """Pictures of samples on the way, with the images seen; only grows."""
-
-
-@dataclass(frozen=True)
-class Node:
-    """A run: who it is, how it stands, and what it holds once it is asked for."""
-
-    key: str
-    name: str
-    parent: str | None
-    status: str
-    tags: Mapping[str, str]
-    stamp: str
-    """Changes when anything of it does."""
-    started: int
-    ended: int
-    load: Callable[[], Content]
 
 
 class Reader:
@@ -87,14 +49,17 @@ class Reader:
                 floors.append(training.node("suite", common))
             else:
                 families.setdefault(row["generator"], []).append(training)
-        for run in self._trials():
-            training = _Training(self, run, None, run.resolve() in works, suite)
-            families.setdefault(training.row, []).append(training)
+        studies = {search["generator"]: self.folder / search["folder"] for search in plan.get("searches", [])}
         below = list(floors)
-        for row, members in families.items():
-            key = f"family:{row}"
+        for row in dict.fromkeys([*studies, *families]):
+            key, members = f"family:{row}", families.get(row, [])
             children = [member.node(key, common) for member in members]
-            below += [_family(key, row, members, children, common), *children]
+            study = studies.get(row)
+            if study is not None:
+                record = self._read(study / "study.json")
+                children += trial_nodes(self.folder, study, record, key, {**common, "generator": row}, live=live)
+            if children:
+                below += [_family(key, row, members, children, common, study), *children]
         return [self._suite(plan, suite, common, below, live), *below]
 
     def dataset(self) -> dict[str, Any] | None:
@@ -126,10 +91,6 @@ class Reader:
             tags["stamp"] = plan["stamp"]
         return tags
 
-    def _trials(self) -> list[Path]:
-        found = {path.parent for name in ("job.json", "result.json") for path in self.folder.glob(f"trials/**/{name}")}
-        return sorted(run for run in found if "trial" in self.facts(run))
-
     def _suite(
         self, plan: Mapping[str, Any], suite: Mapping[str, Any], common: dict[str, str], below: list[Node], live: bool
     ) -> Node:
@@ -137,13 +98,12 @@ class Reader:
         bad = [
             f"{node.name}: {node.tags.get('reason', node.status)}" for node in trainings if node.status in ENDED_BADLY
         ]
-        status = "running" if live else _joined([node.status for node in trainings])
+        status = "running" if live else joined([node.status for node in trainings])
         done = sum(node.status == "finished" for node in trainings)
         planned = sum(row["role"] != "floor" for row in plan.get("rows", []))
         tags = {**common, "level": "suite", "status": status, "finished": f"{done} of {planned}"}
-        commits = sorted({node.tags["commit"] for node in trainings if "commit" in node.tags})
-        if commits:
-            tags["commit"] = ", ".join(commits)
+        if commits := _commits(trainings):
+            tags["commit"] = commits
         if bad and not live:
             tags["reason"] = "; ".join(bad)
         paths = [path for pattern in SUITE_FILES for path in sorted(self.folder.glob(pattern))]
@@ -152,17 +112,17 @@ class Reader:
         head = self.folder / "plan.json"
         times = [node.ended for node in below] or [time_of(head)]
         started = min([time_of(head), *(node.started for node in below)])
-        return _node("suite", common["suite"], None, status, tags, started, max(times),
+        return make_node("suite", common["suite"], None, status, tags, started, max(times),
                      lambda: Content(shown, files=() if live else files),
                      [shown, [stat_of(path) for path in paths] if not live else None])  # fmt: skip
 
     def facts(self, run: Path) -> dict[str, Any]:
-        """What the folder of a training or trial says of itself."""
+        """What the folder of a training says of itself."""
         job, result = self._read(run / "job.json"), self._read(run / "result.json")
         spec = job["generator"] if isinstance(job.get("generator"), dict) else {}
         own = {"generator": job.get("row", run.name), "family": spec.get("name"), "preset": spec.get("preset"),
                "hyperparameters": spec.get("hyperparameters")}  # fmt: skip
-        settings = {key: job[key] for key in ("role", "seed", "trial", "train_id") if key in job}
+        settings = {key: job[key] for key in ("role", "seed", "train_id") if key in job}
         return {**own, **settings, **{key: value for key, value in result.items() if value is not None}}
 
     def job(self, run: Path) -> dict[str, Any]:
@@ -183,49 +143,43 @@ class Reader:
         return found
 
 
-PARTS = ("train", "validation", "test")
-
-
 class _Training:
-    """One training, floor or trial."""
+    """One training, or a floor."""
 
-    def __init__(
-        self, reader: Reader, run: Path, evaluation: str | None, works: bool, suite: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, reader: Reader, run: Path, evaluation: str, works: bool, suite: Mapping[str, Any]) -> None:
         self._reader, self._run, self._works, self._suite = reader, run, works, suite
         self._facts = reader.facts(run)
-        self._evaluation_path = run / evaluation if evaluation else None
-        self._evaluation = reader.evaluation(run, evaluation) if evaluation else {}
-        self.row, self.seed, self.trial = self._facts["generator"], self._facts.get("seed", 0), self._facts.get("trial")
+        self._evaluation_path = run / evaluation
+        self._evaluation = reader.evaluation(run, evaluation)
+        self.row, self.seed = self._facts["generator"], self._facts.get("seed", 0)
         self.role = self._facts.get("role", "family")
         self.family = self._facts.get("family") or self.row
 
     def node(self, parent: str, common: Mapping[str, str]) -> Node:
-        level = "floor" if self.role == "floor" else "seed" if self.trial is None else "trial"
-        number = {"floor": "", "seed": f" seed {self.seed}", "trial": f"/trial {self.trial}"}[level]
+        """Return its run, below `parent`."""
+        level = "floor" if self.role == "floor" else "seed"
         status, reason = self._state()
         tags = {**common, "level": level, "generator": self.row, "family": self.family, "role": self.role,
-                "seed": self.seed, "trial": self.trial, "train_id": self._facts.get("train_id"),
+                "seed": self.seed, "train_id": self._facts.get("train_id"),
                 "eval_id": self._evaluation.get("eval_id"), "commit": self._facts.get("commit"),
                 "status": status, "reason": reason}  # fmt: skip
         told = {name: str(value) for name, value in tags.items() if value is not None}
         key = self._run.relative_to(self._reader.folder).as_posix()
         watched = [self._run / name for name in ("job.json", "events.jsonl", *RUN_FILES)]
-        watched += [self._evaluation_path] if self._evaluation_path else []
-        stats = [stat_of(path) for path in [*watched, *self._grids()]]
+        stats = [stat_of(path) for path in [*watched, self._evaluation_path, *self._grids()]]
         times = [stat[1] // 1_000_000 for stat in stats if stat[1]]
         started = time_of(self._run / "job.json") or min(times)
-        return _node(key, self.row + number, parent, status, told, started, max(times), self._load, stats)
+        name = self.row if level == "floor" else f"{self.row} seed {self.seed}"
+        return make_node(key, name, parent, status, told, started, max(times), self._load, stats)
 
     def scores(self) -> list[Point]:
         """Final scores and costs."""
         facts, evaluation = self._facts, self._evaluation
         values = {f"cost/{name}": value for name, value in facts.get("costs", {}).items()}
-        values |= {f"objective/{name}": value for name, value in facts.get("values", {}).items()}
         for score in evaluation.get("scores", []):
             name = "/".join(part for part in (score["measure"], score["features"], score["class"]) if part)
             values |= {name: score["mean"], f"{name}/std": score.get("std")}
-        path = self._evaluation_path if evaluation and self._evaluation_path else self._run / "result.json"
+        path = self._evaluation_path if evaluation else self._run / "result.json"
         return points(values, facts.get("images_seen") or 0, time_of(path))
 
     def _state(self) -> tuple[str, str | None]:
@@ -234,7 +188,7 @@ class _Training:
         status = self._facts.get("status")
         if status is None:
             return "interrupted", "ended before it had a result"
-        if status != "finished" or self._evaluation_path is None or self._evaluation.get("status") == "finished":
+        if status != "finished" or self._evaluation.get("status") == "finished":
             return str(status), self._facts.get("reason")
         if self._evaluation:
             return "failed", self._evaluation.get("reason")
@@ -258,60 +212,42 @@ class _Training:
         grown = tuple(curves(run))
         if self._works:  # what is written last is sent last: files and scores belong together
             return Content(parameters, grown, grids=grids)
-        files = [(run / name, "") for name in RUN_FILES]
-        files += [(self._evaluation_path, "")] if self._evaluation_path else []
+        files = [*((run / name, "") for name in RUN_FILES), (self._evaluation_path, "")]
         files += [(run / "samples.png", "")] if self._shows else []
         if self._state()[0] == "failed":
             files.append((run / "log.txt", ""))
-        if (
-            (run / "checkpoint.safetensors").exists()
-            and self.trial is None
-            and (self._shows or self.role == "translator")
-        ):
+        if (run / "checkpoint.safetensors").exists() and (self._shows or self.role == "translator"):
             files += [(run / name, "model") for name in ("checkpoint.safetensors", "result.json")]
         return Content(parameters, grown, tuple(self.scores()), tuple(f for f in files if f[0].exists()), grids)
 
 
-def _family(key: str, row: str, members: list[_Training], children: list[Node], common: Mapping[str, str]) -> Node:
+def _family(
+    key: str, row: str, members: list[_Training], children: list[Node], common: Mapping[str, str], study: Path | None
+) -> Node:
     """The run above a family's seeds and trials: its scores are means over the seeds, the step is how many those are."""
-    status = _joined([child.status for child in children if child.tags["level"] == "seed"] or [children[0].status])
-    status = "running" if any(child.status == "running" for child in children) else status
-    tags = {**common, "level": "family", "generator": row, "family": members[0].family, "role": members[0].role}
-    tags |= {"status": status, "commit": next((c.tags["commit"] for c in children if "commit" in c.tags), "")}
-    reasons = [f"{child.name}: {child.tags['reason']}" for child in children if child.tags["level"] == "seed" and
-               child.status in ENDED_BADLY and "reason" in child.tags]  # fmt: skip
-    if reasons:
-        tags["reason"] = "; ".join(reasons)
-    done = [member for member, child in zip(members, children, strict=True)
-            if child.status == "finished" and member.trial is None]  # fmt: skip
+    seeds = children[: len(members)]
+    works = any(child.status == "running" for child in children)
+    status = "running" if works else joined([child.status for child in seeds])
+    family, role = (members[0].family, members[0].role) if members else (row, "family")
+    tags = {**common, "level": "family", "generator": row, "family": family, "role": role, "status": status}
+    if commits := _commits(seeds):
+        tags["commit"] = commits
+    bad = [child for child in seeds if child.status in ENDED_BADLY and "reason" in child.tags]
+    if bad:
+        tags["reason"] = "; ".join(f"{child.name}: {child.tags['reason']}" for child in bad)
+    done = [member for member, child in zip(members, seeds, strict=True) if child.status == "finished"]
     values: dict[str, list[float]] = {}
     for member in done:
         for point in member.scores():
             values.setdefault(point.name, []).append(point.value)
     means = {name: sum(found) / len(found) for name, found in values.items() if len(found) == len(done)}
     started, ended = min(child.started for child in children), max(child.ended for child in children)
-    scores = tuple(points(means, len(done), ended if done else 0))
-    return _node(key, row, "suite", status, {name: value for name, value in tags.items() if value}, started, ended,
-                 lambda: Content({"family": members[0].family}, scores=scores), scores)  # fmt: skip
+    scores = tuple(points(means, len(done), max([child.ended for child in seeds], default=0)))
+    paths = [study / name for name in ("study.json", "trials.csv") if (study / name).exists()] if study else []
+    files = tuple((path, "tuning") for path in paths)
+    load = partial(Content, {"family": family}, scores=scores, files=() if works else files)
+    return make_node(key, row, "suite", status, tags, started, ended, load, [scores, [stat_of(path) for path in paths]])
 
 
-def _node(
-    key: str,
-    name: str,
-    parent: str | None,
-    status: str,
-    tags: Mapping[str, str],
-    started: int,
-    ended: int,
-    load: Callable[[], Content],
-    also: Any,
-) -> Node:
-    return Node(key, name, parent, status, tags, digest([status, tags, also]), started, ended, load)
-
-
-def _joined(states: list[str]) -> str:
-    """How a whole ended, from its parts."""
-    for state in ("running", "failed", "diverged", "interrupted"):
-        if state in states:
-            return "failed" if state == "diverged" else state
-    return "finished" if states else "interrupted"
+def _commits(nodes: list[Node]) -> str:
+    return ", ".join(sorted({node.tags["commit"] for node in nodes if "commit" in node.tags}))
