@@ -122,7 +122,7 @@ class Reader:
         spec = job["generator"] if isinstance(job.get("generator"), dict) else {}
         own = {"generator": job.get("row", run.name), "family": spec.get("name"), "preset": spec.get("preset"),
                "hyperparameters": spec.get("hyperparameters")}  # fmt: skip
-        settings = {key: job[key] for key in ("role", "seed", "train_id") if key in job}
+        settings: dict[str, Any] = {key: job[key] for key in ("role", "seed", "train_id") if key in job}
         return {**own, **settings, **{key: value for key, value in result.items() if value is not None}}
 
     def job(self, run: Path) -> dict[str, Any]:
