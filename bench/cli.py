@@ -331,6 +331,37 @@ def reader_study(
 
 
 @app.command()
+def ui(
+    out: OutOption = Path("results"),
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="left out: 5000, or a free one if that is taken")
+    ] = None,
+) -> None:
+    """Open MLflow's pages on the results, for this machine alone, until Ctrl-C."""
+    from bench.track import serve
+
+    try:
+        serve(out, port, typer.echo)
+    except KeyboardInterrupt:  # the way to end it
+        typer.echo("bench: the MLflow pages are closed")
+
+
+@app.command()
+def sync(
+    folders: Annotated[list[Path], typer.Argument(help="results folder of a suite, such as results/mri_scanner")],
+    uri: Annotated[
+        str | None, typer.Option(help="any MLflow URI; left out: the suite's, or mlflow.db beside it")
+    ] = None,
+) -> None:
+    """Send MLflow what it lacks of the results: after it was away, or to another server; twice is as good as once."""
+    from bench.track import sync as bring
+
+    for folder in folders:
+        where, runs, new = bring(folder, uri)
+        typer.echo(f"{folder}: {runs} runs in MLflow at {where}, {new} of them new or changed")
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON schema of a suite file."""
     from bench.suite import json_schema

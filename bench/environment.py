@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import subprocess
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,21 @@ def environment(device: torch.device) -> dict[str, Any]:
         **{name: version(name) for name in PACKAGES},
         "medgenbench": __version__,
     }
+
+
+def commit() -> str | None:
+    """Return the commit of this code, with '-dirty' if files differ from it; None where it was installed, not cloned."""
+    home = Path(__file__).parent
+    try:
+        for command in ("ls-files --error-unmatch __init__.py", "describe --always --dirty --abbrev=12 --exclude *"):
+            done = subprocess.run(
+                ["git", "-C", str(home), *command.split()], capture_output=True, text=True, timeout=20
+            )
+            if done.returncode:
+                return None
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
 
 
 def _processor() -> str:

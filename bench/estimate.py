@@ -144,7 +144,9 @@ def _row(prepared: Prepared, row: Row, seen: dict[str, tuple[float, float, int, 
     return RowEstimate(name, "to train and score", text, training + scoring, size + kept, memory)
 
 
-def _trials(prepared: Prepared, row: Row, search: Search, seen: dict[str, tuple[float, float, int, int]]) -> RowEstimate:
+def _trials(
+    prepared: Prepared, row: Row, search: Search, seen: dict[str, tuple[float, float, int, int]]
+) -> RowEstimate:
     """A search's trials, all of them: what pruning spares isn't known before."""
     assert row.spec is not None
     key = row.spec.model_dump_json(exclude={"label"})

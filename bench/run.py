@@ -16,7 +16,7 @@ import time
 import traceback
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from bench.closest import write_closest
 from bench.data.dataset import ImageDataset
 from bench.data.splits import Split
 from bench.divergence import Constancy
-from bench.environment import environment
+from bench.environment import commit, environment
 from bench.errors import BenchError, DamagedWeightsError, DivergedError, NotFiniteError
 from bench.evaluate import Drawn, Protocol, Scorer, make_protocol
 from bench.external import ExternalImages, load_external, read_external
@@ -55,9 +55,14 @@ from bench.seeds import derive, forked
 from bench.store import Events, set_aside, write_bytes, write_json, write_with
 from bench.suite import Suite
 from bench.translate import evaluate_translator, pairs_shown, translated_draw
+from bench.usage import Usage
 from bench.utility import Utility
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 TIMED_SAMPLES = 200
+GRID_COLUMNS = 8
 REASON_CHARACTERS = 300
 INSPECTED_SAMPLES = 8
 
@@ -71,6 +76,7 @@ def main(path: Path) -> int:
     signal.signal(signal.SIGTERM, _stop)
     die_with_parent(job.get("parent"))
     emit = Events(path.parent / "events.jsonl")
+    Usage(emit, gpu=job["device"] == "cuda")
     torch.set_num_threads(job["threads"])
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
@@ -169,7 +175,7 @@ def _generator(job: dict[str, Any], device: torch.device, emit: Events) -> None:
     run = Path(job["run"])
     base = {"schema": 1, "train_id": job["train_id"], "generator": job["row"], "seed": job["seed"]}
     if job["train"]:
-        started = {**base, "family": job["generator"]["name"], "role": job["role"]}
+        started = {**base, "family": job["generator"]["name"], "role": job["role"], "commit": commit()}
         try:
             take = _take_in if job["role"] == "external" else _train
             take(job, suite, data, split, run, started, device, emit)
@@ -346,7 +352,7 @@ class _Inspector:
 
 
 class _Progress:
-    """Scores on validation images while training goes on: progress.csv."""
+    """Scores on validation images while training goes on, progress.csv, and grids of samples, progress/IMAGES_SEEN.png."""
 
     def __init__(
         self,
@@ -362,7 +368,7 @@ class _Progress:
         self._model, self._run, self._device, self._emit, self._seed = model, run, device, emit, job["seed"]
         self._rows: list[tuple[int, str, str, str, float, int]] = []
         self._reference = (Path(job["results"]), job["reference_id"])
-        self._suite = suite
+        self._suite, self._classes = suite, data.num_classes
         self._extractors: dict[str, FeatureExtractor] = {}
         self._labels = data.labels[progress_indices(data, split, suite.progress.samples)]
         self.memory: int | None = None
@@ -388,6 +394,11 @@ class _Progress:
             self._extractors = load_reference(*self._reference, self._suite, self._device)
             self._real = load_progress(*self._reference, self._extractors)
         images = generate_on_device(self._model, self._labels, self._seed, "progress", device=self._device)
+        counts = np.bincount(self._labels)
+        shown = int(min(GRID_COLUMNS, *counts[counts > 0])) if self._model.conditional else None
+        picture = _sheet(images.cpu().numpy(), self._labels, shown, self._classes)
+        path = self._run / "progress" / f"{images_seen:09d}.png"
+        write_with(path, lambda file: picture.save(file, format="PNG"))
         values = {}
         for name, extractor in self._extractors.items():
             for measure, value in progress_scores(extractor(images), self._real[name]).items():
@@ -547,12 +558,16 @@ def _write_csv(path: Path, names: tuple[str, ...], rows: list[tuple[Any, ...]]) 
 def _write_samples(run: Path, images: np.ndarray, labels: np.ndarray, shown: int | None, num_classes: int) -> None:
     """Write draw 0 as it was scored, and a picture of it: a row per class, or one block without classes."""
     write_with(run / "samples.npz", lambda file: np.savez_compressed(file, images=images, labels=labels))
-    if shown is None:
-        picture = grid(images[:32], columns=8)
-    else:
-        rows = [images[labels == index][:shown] for index in range(num_classes)]
-        picture = grid(np.concatenate([row for row in rows if len(row) == shown]), columns=shown)
+    picture = _sheet(images, labels, shown, num_classes)
     write_with(run / "samples.png", lambda file: picture.save(file, format="PNG"))
+
+
+def _sheet(images: np.ndarray, labels: np.ndarray, shown: int | None, num_classes: int) -> Image.Image:
+    """A row of `shown` images per class that has as many, or one block of the first images without classes."""
+    if shown is None:
+        return grid(images[: 4 * GRID_COLUMNS], columns=GRID_COLUMNS)
+    rows = [images[labels == index][:shown] for index in range(num_classes)]
+    return grid(np.concatenate([row for row in rows if len(row) == shown]), columns=shown)
 
 
 if __name__ == "__main__":

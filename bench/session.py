@@ -278,8 +278,9 @@ def _execute(
     display: Display,
     outcome: Outcome,
 ) -> None:
-    tracker = _open_tracker(prepared, out, store, display)
-    status = "failed"
+    tracking = prepared.suite.tracking
+    uri = tracking.uri or default_uri(out)
+    tracker = Tracker(store.folder, uri, display.note, display.warn) if tracking.enabled else None
     try:
         count = len(pending) + (reference is not None)
         position = 0
@@ -292,13 +293,14 @@ def _execute(
                     _forget_failure(row)
                 display.started(job.name, position, count)
             _show(display, job, event)
-            if (row := rows.get(job.name)) is not None:
-                _record(tracker, row, job, event)
+            if tracker and event["type"] == "start":
+                tracker.started(job.folder)
             if event["type"] == "end":
                 outcome.did += 1
                 if (row := rows.get(job.name)) is not None:
                     display.ended(job.name, _settle(row, event["reason"]))
-                    _mirror(tracker, row, prepared.suite.patient_images)
+                if tracker:
+                    tracker.ended(job.folder)
                 display.table(store.folder)
 
         rows: dict[str, Row] = {}
@@ -308,7 +310,7 @@ def _execute(
             if state.get("reference_id") != prepared.plan.reference_id:
                 raise BenchError(_failure(reference))
             display.ended(reference.name, "finished")
-        outcome.did += _search(prepared, pending, workers, display, tracker)
+        outcome.did += _search(prepared, pending, workers, display)
         ready = []
         for row in pending:
             if row.search and (reason := reason_of(row.search)) is not None:
@@ -317,17 +319,10 @@ def _execute(
                 ready.append(with_best(row))
         rows = {f"{row.name} seed {row.seed}": row for row in ready}
         run_jobs([_training_job(prepared, row) for row in ready], workers, on_event)
-        status = "finished"
-    except KeyboardInterrupt:
-        status = "interrupted"
-        raise
+        _build_report(prepared.plan)
     finally:
         if tracker:
-            if status == "finished":
-                tracker.artifacts(None, 0, _build_report(prepared.plan))
-            tracker.close(status)
-        elif status == "finished":
-            _build_report(prepared.plan)
+            tracker.close()
 
 
 def _shown(plan: Plan) -> dict[str, list[int]]:
@@ -338,7 +333,7 @@ def _shown(plan: Plan) -> dict[str, list[int]]:
     return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in found.items()}
 
 
-def _search(prepared: Prepared, pending: list[Row], workers: int, display: Display, tracker: Tracker | None) -> int:
+def _search(prepared: Prepared, pending: list[Row], workers: int, display: Display) -> int:
     """Run the trials of the rows that are tuned; return how many jobs that took."""
     rows = {row.search.name: row for row in pending if row.search and not settled(row.search)}
     spec = prepared.suite.tuning
@@ -357,7 +352,6 @@ def _search(prepared: Prepared, pending: list[Row], workers: int, display: Displ
         workers=spec.workers or workers,
         validation=min(spec.samples, len(prepared.split.validation)),
         display=display,
-        tracker=tracker,
         show=lambda job, event: _show(display, job, event),
     )
     searching.run([row.search for row in rows.values() if row.search])
@@ -370,31 +364,12 @@ def _report_is_stale(plan: Plan) -> bool:
     return made_of.get("files") != _shown(plan) or not (plan.store.folder / "report.html").exists()
 
 
-def _build_report(plan: Plan) -> list[Path]:
+def _build_report(plan: Plan) -> None:
     from bench.report.page import write_report
 
     folder, files = plan.store.folder, _shown(plan)
     write_report(folder)
     write_json(folder / "report.json", {"schema": 1, "files": files})
-    return [folder / name for name in ("report.html", "table.md", "results.csv")]
-
-
-def _open_tracker(prepared: Prepared, out: Path, store: Store, display: Display) -> Tracker | None:
-    suite = prepared.suite
-    if not suite.tracking.enabled:
-        return None
-    tracker = Tracker(suite.tracking.uri or default_uri(out), out, store.folder, suite.name, display.warn)
-    tags = {"data": prepared.data.fingerprint, "split": prepared.split.hash, "simulated": str(prepared.data.simulated)}
-    if not suite.for_results:
-        tags["stamp"] = "not for results"
-    parameters = {
-        "source": suite.source,
-        "classes": ", ".join(prepared.data.class_names),
-        **{f"budget.{key}": value for key, value in suite.budget.model_dump().items() if value is not None},
-        **{f"evaluation.{key}": value for key, value in suite.evaluation.model_dump().items()},
-    }
-    tracker.open(tags, parameters, [store.folder / "suite.yaml", store.split])
-    return tracker
 
 
 def _show(display: Display, job: Job, event: dict[str, Any]) -> None:
@@ -410,20 +385,6 @@ def _show(display: Display, job: Job, event: dict[str, Any]) -> None:
         display.progress(job.name, "training", -1.0, f"{event['images_seen']:,} images  {values}")
     elif event["type"] == "warning":
         display.warn(f"{job.name}: {event['text']}")
-
-
-def _record(tracker: Tracker | None, row: Row, job: Job, event: dict[str, Any]) -> None:
-    if tracker is None:
-        return
-    if event["type"] == "start" and row.spec is not None:
-        tags = {"family": row.spec.name, "role": row.role, "train_id": row.train_id, "eval_id": row.eval_id}
-        tracker.start(row.name, row.seed, tags, row.spec.hyperparameters)
-    elif event["type"] == "loss":
-        names = {f"{event['split']}/{name}": value for name, value in event["values"].items()}
-        tracker.metrics(row.name, row.seed, names, event["step"])
-    elif event["type"] == "progress_scores":
-        names = {f"progress/{name}": value for name, value in event["values"].items()}
-        tracker.metrics(row.name, row.seed, names, event["images_seen"])
 
 
 def _forget_failure(row: Row) -> None:
@@ -464,26 +425,3 @@ def _failure(job: Job) -> str:
         if event["type"] == "failed":
             return f"{job.name}: {event['reason']}"
     return f"{job.name}: {job.reason()}"
-
-
-def _mirror(tracker: Tracker | None, row: Row, patient_images: bool) -> None:
-    if tracker is None:
-        return
-    result = read_json(row.run / "result.json") or {}
-    evaluation = read_json(row.run / f"evaluation-{row.eval_id}.json") or {}
-    values = {name: value for name, value in result.get("costs", {}).items() if value is not None}
-    for score in evaluation.get("scores", []):
-        if score["mean"] is not None:
-            name = "/".join(part for part in (score["measure"], score["features"], score["class"]) if part)
-            values[name] = score["mean"]
-            if score.get("std") is not None:
-                values[f"{name}/std"] = score["std"]
-    tracker.metrics(row.name, row.seed, values, 0)
-    files = [row.run / "result.json", row.run / f"evaluation-{row.eval_id}.json"]
-    if patient_images or row.role == "family":  # what a control samples may be real images as they are
-        files.append(row.run / "samples.png")
-    tracker.artifacts(row.name, row.seed, files)
-    status = result.get("status", "failed")
-    if status == "finished" and evaluation.get("status") != "finished":
-        status = "failed"
-    tracker.end(row.name, row.seed, status, _reason(row) if status != "finished" else None)

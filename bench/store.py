@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -106,11 +107,12 @@ class Events:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("ab", buffering=0)
+        self._lock = threading.Lock()
 
     def __call__(self, kind: str, **values: Any) -> None:
         """Append an event; the time is added. On a full disk it is lost, and nothing else: results are files of their own."""
         line = json.dumps({"time": round(time.time(), 3), "type": kind, **values}) + "\n"
-        with contextlib.suppress(OSError):
+        with self._lock, contextlib.suppress(OSError):  # threads of a job tell too
             self._file.write(line.encode())
 
     def close(self) -> None:

@@ -17,7 +17,6 @@ from bench.executors.local import Job, run_jobs
 from bench.plan import Row
 from bench.search import Search
 from bench.store import read_json, write_bytes, write_json
-from bench.track import Tracker
 
 POLL_SECONDS = 2.0
 
@@ -69,7 +68,6 @@ class Searching:
         workers: trials at once.
         validation: images that trials are compared with.
         display: is told what happens.
-        tracker: likewise, if there is one.
         show: is told every event of a trial's job.
     """
 
@@ -78,7 +76,6 @@ class Searching:
     workers: int
     validation: int
     display: Display
-    tracker: Tracker | None
     show: Callable[[Job, dict[str, Any]], None]
     _of_job: dict[str, Search] = field(default_factory=dict)
     _taken: dict[str, int] = field(default_factory=dict)
@@ -136,15 +133,11 @@ class Searching:
             self.display.started(job.name, self._position, self._count)
         elif kind == "trial":
             self._taken[job.name] = event["number"]
-            self._track("start", search, event)
         elif kind == "trial_end":
-            self._track("end", search, event)
             self._taken.pop(job.name, None)
             values = ", ".join(f"{value:.4g}" for value in event.get("values", ()))
             self._reasons.pop(search.name, None)
             self.display.ended(job.name, values or f"{event['state']}: {event['reason']}")
-        elif kind == "progress_scores":
-            self._track("look", search, {**event, "number": self._taken.get(job.name)})
         elif kind == "failed":
             self._reasons[search.name] = event["reason"]
         elif kind == "end":
@@ -162,24 +155,6 @@ class Searching:
         if event["code"] != 130:  # asked to stop, and put its trial back
             Study(search).give_up(number, str(event["reason"]))
             self.display.ended(job.name, f"failed: {event['reason']}")
-            self._track("end", search, {"number": number, "state": "failed", "reason": event["reason"]})
-
-    def _track(self, what: str, search: Search, event: dict[str, Any]) -> None:
-        """Mirror a trial: a run of its own below its family's."""
-        if self.tracker is None or event["number"] is None:
-            return
-        name = f"{search.row}/trial {event['number']}"
-        if what == "start":
-            tags = {"train_id": f"{search.study_id}-{event['number']}", "study": search.name}
-            self.tracker.start(name, 0, tags, event["parameters"])
-        elif what == "look":
-            values = {f"tuning/{key}": value for key, value in event["values"].items()}
-            self.tracker.metrics(name, 0, values, event["images_seen"])
-        else:
-            values = dict(zip(search.spec.objective, event.get("values", ()), strict=False))
-            self.tracker.metrics(name, 0, {f"objective/{key}": value for key, value in values.items()}, 0)
-            status = {"pruned": "finished"}.get(event["state"], event["state"])
-            self.tracker.end(name, 0, status, event.get("reason"))
 
 
 def write_record(search: Search, validation: int, reason: str | None) -> None:

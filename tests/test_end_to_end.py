@@ -190,19 +190,20 @@ print(json.dumps([{"id": r.info.run_id, "status": r.info.status, "tags": r.data.
     )
     runs = json.loads(done.stdout.splitlines()[-1])
     by_level = {
-        level: [run for run in runs if run["tags"].get("level") == level] for level in ("suite", "generator", "seed")
+        level: [run for run in runs if run["tags"].get("level") == level] for level in ("suite", "family", "seed")
     }
-    assert [len(by_level[level]) for level in ("suite", "generator", "seed")] == [1, 5, 5]
+    assert [len(by_level[level]) for level in ("suite", "family", "seed")] == [1, 5, 5]
     root = by_level["suite"][0]
     assert {"suite.yaml", "split.json", "report.html"} <= set(root["artifacts"])
-    assert all(run["tags"]["mlflow.parentRunId"] == root["id"] for run in by_level["generator"])
-    parents = {run["id"] for run in by_level["generator"]}
+    assert all(run["tags"]["mlflow.parentRunId"] == root["id"] for run in by_level["family"])
+    parents = {run["id"] for run in by_level["family"]}
     assert {run["tags"]["mlflow.parentRunId"] for run in by_level["seed"]} == parents
     assert all(run["status"] == "FINISHED" for run in runs), [(run["tags"], run["status"]) for run in runs]
     cvae = next(run for run in by_level["seed"] if run["tags"]["generator"] == "cvae")
     assert cvae["steps"] > 10, "losses by step"
     assert "frechet_distance/random/all" in cvae["metrics"]
-    assert "training_seconds" in cvae["metrics"]
+    assert "cost/training_seconds" in cvae["metrics"]
+    assert "system/memory_megabytes" in cvae["metrics"]
     assert "samples.png" in cvae["artifacts"]
     assert cvae["params"]["batch_size"] == "16"
 

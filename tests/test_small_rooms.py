@@ -136,9 +136,8 @@ def test_concurrent_writers_leave_one_whole_file(tmp_path):
 def test_two_runs_may_meet_a_new_mlflow_store_at_once(tmp_path):
     """Both would create its tables; the second one used to fail on a column that the first had made."""
     code = (
-        "import sys; from pathlib import Path; from bench.track import Tracker; folder = Path(sys.argv[1]); "
-        "tracker = Tracker('sqlite:///mlflow.db', folder.parent, folder, folder.name, sys.exit); "
-        "tracker._open({}, {}, [])"
+        "import sys; from pathlib import Path; from bench.track.mirror import Mirror; "
+        "Mirror(Path(sys.argv[1]), 'sqlite:///mlflow.db')._connect()"
     )
     folders = [tmp_path / name for name in ("first", "second")]
     for folder in folders:
