@@ -108,10 +108,10 @@ def beside(first: Path, second: Path) -> Beside:
             f"Features {', '.join(other)} are not the same network on both sides: no differences are given."
         )
     found = []
-    for (generator, key), mine in one.numbers.items():
-        theirs_ = two.numbers.get((generator, key))
-        if theirs_ is not None:
-            found.append(_pair(generator, key, mine, theirs_, other))
+    for (generator, key), own in one.numbers.items():
+        others = two.numbers.get((generator, key))
+        if others is not None:
+            found.append(_pair(generator, key, own, others, other))
     if not found:
         raise InputError(f"{first} and {second}: no number that both have (same row, class, features and measure)")
     for folder, rest in ((one, two), (two, one)):
@@ -235,11 +235,10 @@ def _of_csv(path: Path) -> dict[tuple[str, Key], Side]:
 
 def _of_rows(rows: Sequence[Mapping[str, str]]) -> Side:
     means = tuple(float(row["mean"]) for row in rows)
-    one = (
-        rows[0] if len(rows) == 1 and rows[0]["lower"] and rows[0]["upper"] else None
-    )  # of several the csv has no joint one
-    ends = (float(one["lower"]), float(one["upper"])) if one else (None, None)
-    return Side(fmean(means), *ends, int(rows[0]["n_generated"] or 0), means, (), rows[0].get("about") or "")
+    first = rows[0]
+    whole = len(rows) == 1 and first["lower"] and first["upper"]  # of several seeds the csv has no joint interval
+    lower, upper = (float(first["lower"]), float(first["upper"])) if whole else (None, None)
+    return Side(fmean(means), lower, upper, int(first["n_generated"] or 0), means, (), first.get("about") or "")
 
 
 # ---- telling
