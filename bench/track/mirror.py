@@ -27,6 +27,8 @@ from bench.track.records import Reader
 EXPERIMENT = "medgenbench"
 NODE_TAG = "medgenbench.node"
 PARENT_TAG = "mlflow.parentRunId"
+KIND_TAG = "mlflow.experimentKind"
+"""Of the pages for model training; MLflow would guess otherwise, or ask."""
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -116,7 +118,9 @@ class Mirror:
             experiment = client.get_experiment_by_name(EXPERIMENT)
             if experiment is None:
                 location = (self._results / "mlartifacts").resolve().as_uri() if local else None
-                self._experiment = client.create_experiment(EXPERIMENT, artifact_location=location)
+                self._experiment = client.create_experiment(
+                    EXPERIMENT, location, {KIND_TAG: "custom_model_development"}
+                )
             else:
                 self._experiment = experiment.experiment_id
         notes = read_json(self._folder / "mlflow.json") or {}

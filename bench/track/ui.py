@@ -88,7 +88,8 @@ def _wait(process: subprocess.Popen[str], address: str) -> None:
     while time.monotonic() < until:
         if process.poll() is not None:
             said = (process.stdout.read() if process.stdout else "").strip().splitlines()
-            raise BenchError(f"the MLflow server did not start: {said[-1] if said else f'code {process.returncode}'}")
+            why = [line for line in said if "error" in line.lower()] or said or [f"code {process.returncode}"]
+            raise BenchError(f"the MLflow server did not start: {why[-1]}")
         with contextlib.suppress(urllib.error.URLError, OSError), direct.open(f"{address}/health", timeout=5):
             return
         time.sleep(0.2)
