@@ -145,7 +145,7 @@ class Study:
             return {}
         evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=0.25)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            warnings.simplefilter("ignore")  # that it is new, and that low values are taken for good, as they are
             found = optuna.importance.get_param_importances(
                 self._study, evaluator=evaluator, target=lambda trial: trial.values[0]
             )
@@ -300,10 +300,12 @@ def _open(search: Search) -> optuna.storages.BaseStorage:
         backend = JournalFileBackend(str(search.folder / "study.journal"))
         return optuna.storages.JournalStorage(backend)
     url = f"sqlite:///{(search.folder / 'study.db').resolve()}" if name == "sqlite" else name
+    # the driver that our extra brings; which one SQLAlchemy takes by itself depends on its version
+    engine = url.replace("postgresql://", "postgresql+psycopg2://", 1)
     waiting = {"connect_args": {"timeout": 60}} if url.startswith("sqlite:") else {}
     for attempt in range(3):
         try:
-            return optuna.storages.get_storage(optuna.storages.RDBStorage(url, engine_kwargs=waiting))
+            return optuna.storages.get_storage(optuna.storages.RDBStorage(engine, engine_kwargs=waiting))
         except ImportError as error:
             hint = "; pip install 'medgenbench[postgres]'" if url.startswith("postgresql") else ""
             raise InputError(f"tuning.storage: {url} needs a driver that is missing here: {error}{hint}") from None
