@@ -11,6 +11,7 @@ import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -260,35 +261,30 @@ def server_binaries() -> Path | None:
 
 
 @pytest.fixture
-def postgres(tmp_path_factory):
+def postgres():
     """A PostgreSQL server of its own on the loopback; yields its URL."""
     binaries = server_binaries()
     if binaries is None:
         pytest.skip("no PostgreSQL server here: apt-get install postgresql")
     pytest.importorskip("psycopg2", reason="no PostgreSQL driver here: pip install 'medgenbench[postgres]'")
-    folder = tmp_path_factory.mktemp("postgres")
-    account = {}
+    folder = Path(tempfile.mkdtemp(prefix="bench-postgres-"))  # pytest's own folders are shut to the server's user
+    account: dict[str, Any] = {}
     if os.geteuid() == 0:  # which PostgreSQL refuses to run as
         import pwd
 
-        user = next((entry for entry in pwd.getpwall() if entry.pw_name in ("postgres", "nobody")), None)
+        users = {entry.pw_name: entry for entry in pwd.getpwall()}
+        user = users.get("postgres") or users.get("nobody")
         if user is None:
             pytest.skip("PostgreSQL can't run as root, and there is no other user")
-        user = next((entry for entry in pwd.getpwall() if entry.pw_name == "postgres"), user)
         account = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
         shutil.chown(folder, user.pw_uid, user.pw_gid)
-        for parent in folder.parents:  # pytest keeps its folders to itself; to pass through is enough
-            if parent == Path(tempfile.gettempdir()):
-                break
-            parent.chmod(parent.stat().st_mode | 0o011)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     data = folder / "data"
-    subprocess.run(
-        [binaries / "initdb", "-D", data, "-U", "bench", "-A", "trust", "-N"],
-        check=True, capture_output=True, cwd=folder, **account,
-    )  # fmt: skip
+    command = [binaries / "initdb", "-D", data, "-U", "bench", "-A", "trust", "-N"]
+    made = subprocess.run(command, capture_output=True, text=True, cwd=folder, **account)
+    assert made.returncode == 0, made.stderr
     options = ["-c", "listen_addresses=127.0.0.1", "-p", str(port), "-k", str(folder), "-F"]
     with (folder / "log").open("w") as log:
         server = subprocess.Popen(
@@ -305,6 +301,7 @@ def postgres(tmp_path_factory):
     finally:
         server.send_signal(signal.SIGINT)  # fast shutdown
         server.wait(30)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_two_workers_share_a_postgresql_study(postgres, tmp_path):
