@@ -239,7 +239,7 @@ def _history(results: Results, found: Sequence[Study]) -> Picture:
     for axes in grid[-1]:
         axes.set_xlabel("trial")
     for line in grid:
-        line[0].set_ylabel(plain(_titles(found[0])[0].lower()))
+        line[0].set_ylabel(plain(_titles(found[0])[0]))
     told = "; ".join(
         f"{study['generator']} {_text(_first(study['trials'][:1]))} by default, {_best(study)}" for study in found
     )
@@ -280,7 +280,7 @@ def _front(results: Results, found: Sequence[Study]) -> Picture:
         logarithmic(axes, "x")
         logarithmic(axes, "y")
         axes.set_xlabel(plain(_title(name).lower() + (" (s)" if name in UNITS else "")))
-    grid[0][0].set_ylabel(plain(_titles(found[0])[0].lower()))
+    grid[0][0].set_ylabel(plain(_titles(found[0])[0]))
     grid[0][-1].legend(fontsize=8, frameon=False)
     told = "; ".join(f"{study['generator']}: trials {', '.join(map(str, study['front']))}" for study in found)
     return finished_picture(
