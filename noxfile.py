@@ -1,4 +1,4 @@
-"""Sessions for developers and CI: nox -s lint types tests slow benchmark.
+"""Sessions for developers and CI: nox -s lint types tests slow benchmark docs.
 
 All but `lint` share one environment, .nox/full, since torch takes minutes and gigabytes to install.
 """
@@ -16,12 +16,21 @@ nox.options.reuse_existing_virtualenvs = True
 FULL = Path(".nox") / "full"
 
 
-def full_python(session: nox.Session) -> str:
+def full_python(session: nox.Session, *extras: str) -> str:
     """Return the shared environment's Python, after bringing the environment up to date."""
     python = FULL / ("Scripts" if os.name == "nt" else "bin") / "python"
     if not python.exists():
         session.run(sys.executable, "-m", "venv", str(FULL), external=True)
-    session.run(str(python), "-m", "pip", "install", "--quiet", "-e", ".[test,types]", external=True)
+    session.run(
+        str(python),
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "-e",
+        f".[{','.join(('test', 'types', *extras))}]",
+        external=True,
+    )
     return str(python)
 
 
@@ -77,11 +86,23 @@ def audit(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def benchmark(session: nox.Session) -> None:
-    """Speed as ratios measured in one run, and the smoke suite end to end."""
+    """Speed as ratios of one run and the smoke suite end to end, both against the committed references."""
     python = full_python(session)
-    # --benchmark-only contradicts the --benchmark-skip of the ordinary options, which are therefore replaced
-    options = ("-o", "addopts=--import-mode=importlib --strict-markers", "--benchmark-only", "-p", "no:cacheprovider")
-    session.run(python, "-m", "pytest", *options, "tests/benchmarks", *session.posargs, external=True)
     out = Path(".nox") / "benchmark-results"
     shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    times = out / "times.json"
+    # --benchmark-only contradicts the --benchmark-skip of the ordinary options, which are therefore replaced
+    options = ("-o", "addopts=--import-mode=importlib --strict-markers", "--benchmark-only", "-p", "no:cacheprovider")
+    written = (f"--benchmark-json={times}", "tests/benchmarks", *session.posargs)
+    session.run(python, "-m", "pytest", *options, *written, external=True)
     session.run(python, "-m", "bench", "run", "suites/smoke.yaml", "--out", str(out), external=True)
+    compared = ("--times", str(times), "--results", str(out / "smoke"))
+    session.run(python, "tests/benchmarks/compare.py", *compared, external=True)
+
+
+@nox.session(venv_backend="none")
+def docs(session: nox.Session) -> None:
+    """The documentation as a site in site/, every broken link an error."""
+    python = full_python(session, "docs")
+    session.run(python, "-m", "mkdocs", "build", "--strict", *session.posargs, external=True)

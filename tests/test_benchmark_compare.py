@@ -1,0 +1,120 @@
+"""The comparison with committed references: passes on what strays by chance, fails on what got worse, and says what."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_file = Path(__file__).parent / "benchmarks" / "compare.py"
+_spec = importlib.util.spec_from_file_location("benchmark_compare", _file)
+assert _spec
+assert _spec.loader
+compare = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(compare)
+
+HEADS = ("generator", "role", "seed", "class", "features", "measure", "mean", "status")
+OURS, KEPT, THEIRS = "test_frechet_step", "test_frechet_step_with_the_real_side_kept", (
+    "test_frechet_step_of_others[of_torch_fidelity]"
+)  # fmt: skip
+
+
+def results(folder: Path, seeds: int = 5, **changes: float) -> Path:
+    """A results.csv of two families, a control and a floor; `vae_domain=3` multiplies the vae's distance."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "results.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(HEADS)
+        for name, role, level in (("floor_validation", "floor", 1.0), ("gaussian", "control", 9.0), ("vae", "family", 30.0),
+                                  ("dcgan", "family", 20.0)):  # fmt: skip
+            for seed in range(1 if role == "floor" else seeds):
+                strays = 1 + 0.02 * (seed - 2) * (role == "family")
+                for features in ("domain", "random"):
+                    factor = changes.get(f"{name}_{features}", 1.0)
+                    head = (name, role, seed, "all", features)
+                    writer.writerow((*head, "frechet_distance", level * strays * factor, "finished"))
+                precision = changes.get(f"{name}_precision", 0.5)
+                writer.writerow((name, role, seed, "all", "domain", "precision", precision, "finished"))
+                seconds = changes.get(f"{name}_seconds", level)
+                writer.writerow((name, role, seed, "all", "", "training_seconds", seconds, "finished"))
+    return folder
+
+
+def times(path: Path, ours: float = 0.01, theirs: float = 2.0) -> Path:
+    entries = [
+        {"name": name, "stats": {"min": value}} for name, value in ((OURS, ours), (KEPT, ours), (THEIRS, theirs))
+    ]
+    path.write_text(json.dumps({"benchmarks": entries}))
+    return path
+
+
+@pytest.fixture
+def reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """References written by the command itself, in a folder of the test."""
+    monkeypatch.setattr(compare, "TIMES", tmp_path / "reference.json")
+    monkeypatch.setattr(compare, "QUALITY", tmp_path / "smoke" / "results.csv")
+    given = ["--times", str(times(tmp_path / "t.json")), "--results", str(results(tmp_path / "first")), "--update"]
+    assert compare.main(given) == 0
+    return tmp_path
+
+
+def ran(root: Path, capsys: pytest.CaptureFixture[str], *, ours: float = 0.01, **changes: float) -> tuple[int, str]:
+    one = results(root / "now", seeds=1, **changes)
+    code = compare.main(["--times", str(times(root / "now.json", ours=ours)), "--results", str(one)])
+    return code, capsys.readouterr().out
+
+
+def test_a_run_of_one_seed_on_a_slower_machine_passes(reference: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, said = ran(reference, capsys, vae_seconds=90.0, dcgan_seconds=40.0, vae_domain=1.1, gaussian_domain=0.5)
+    assert code == 0, said
+    assert "0 got worse" in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"ours": 0.2},
+            "WORSE  time of the Fréchet step, as a share of torch-fidelity's: 0.1, expected at most 0.0125",
+        ),
+        ({"dcgan_seconds": 900.0}, "WORSE  training time of dcgan"),
+        ({"vae_domain": 3.0}, "WORSE  Fréchet distance of vae (domain): 86.4, expected at most"),
+        ({"vae_precision": 0.1}, "WORSE  precision of vae (domain): 0.1, expected at least"),
+        ({"gaussian_random": 1.05}, "WORSE  Fréchet distance of gaussian (random)"),
+        (
+            {"floor_validation_random": 0.9},
+            "WORSE  Fréchet distance of floor_validation (random): 0.9, expected 0.98 to 1.02",
+        ),
+    ],
+)
+def test_what_got_worse_is_named(
+    reference: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], said: str
+) -> None:
+    code, output = ran(reference, capsys, **changes)
+    assert code == 1
+    assert said in output
+
+
+def test_what_is_missing_or_failed_is_worse(reference: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    now = results(reference / "now", seeds=1)
+    text = (now / "results.csv").read_text()
+    kept = [line for line in text.splitlines() if not line.startswith("vae")]
+    (now / "results.csv").write_text("\n".join([*kept, "vae,family,0,all,,,,diverged"]) + "\n")
+    assert compare.main(["--times", str(times(reference / "now.json")), "--results", str(now)]) == 1
+    said = capsys.readouterr().out
+    assert "runs of vae that did not finish" in said
+    assert "Fréchet distance of vae (random): nan" in said
+
+
+def test_the_committed_references_are_what_is_compared() -> None:
+    known = json.loads(compare.TIMES.read_text(encoding="utf-8"))
+    assert set(known["steps"]) == set(compare.AGAINST)
+    rows, roles, unfinished = compare.scores(compare.QUALITY)
+    assert unfinished == set()
+    assert set(known["trainings"]) == {name for name, role in roles.items() if role == "family"}
+    assert {row.measure for row in rows} <= set(compare.COMPARED)
+    assert all(len(values) >= 5 for row, values in rows.items() if roles[row.generator] == "family")
