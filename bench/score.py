@@ -274,6 +274,21 @@ def _protocol(
         features=request.features, inception_weights=request.inception_weights, bootstrap=request.bootstrap, few=LEAST,
     )  # fmt: skip
     protocol = make_protocol(data, split, spec)
+    own = _counts(generated, conditional, len(protocol.class_names))
+    # classes stand in `all` as they do among the real images, for which a class may have too few generated ones
+    spec = spec.model_copy(
+        update={"samples_per_draw": min(spec.samples_per_draw, protocol.n_class or len(data.labels))}
+    )
+    while spec.samples_per_draw > LEAST and (short := (own / _wanted(protocol, conditional, len(own))).min()) < 1:
+        fewer = min(spec.samples_per_draw - 1, int(spec.samples_per_draw * short))
+        spec = spec.model_copy(update={"samples_per_draw": max(LEAST, fewer)})
+        protocol = make_protocol(data, split, spec)
+    lacking = np.flatnonzero(own < _wanted(protocol, conditional, len(own)))
+    if conditional and len(lacking) and most >= LEAST:
+        names = ", ".join(protocol.class_names[index] for index in lacking)
+        say(
+            f"warning: too few generated images of {names} for their share of the real ones: `all` mixes classes otherwise"
+        )
     if request.n and 0 < protocol.n_class < n:
         say(f"warning: --n {n:,}: the real images suffice for {protocol.n_class:,}{each}, which are used")
     for name, few in zip(protocol.class_names, protocol.few, strict=True):
@@ -283,12 +298,26 @@ def _protocol(
         say(
             f"warning: a class has {most} generated images, fewer than the {LEAST} that are drawn; its rows are flagged"
         )
-    available = len(generated.images) // max(1, len(protocol.labels(conditional)))
+    available = int((own // _wanted(protocol, conditional, len(own))).min())
     draws = request.draws or max(1, min(MOST_DRAWS, available))
     if draws > available:
         say(f"{draws} draws of {len(protocol.labels(conditional)):,} from {len(generated.images):,} images share images: "
             "their deviation is too small")  # fmt: skip
     return spec.model_copy(update={"draws": draws}), protocol
+
+
+def _counts(side: Side, conditional: bool, classes: int) -> np.ndarray:
+    """Images of each class, or of all together."""
+    if not conditional or side.labels is None:
+        return np.array([len(side.images)])
+    return np.bincount(side.labels, minlength=classes)
+
+
+def _wanted(protocol: Protocol, conditional: bool, classes: int) -> np.ndarray:
+    """Images of each class that a draw takes, 1 at least; or of all together."""
+    labels = protocol.labels(conditional)
+    counts = np.bincount(labels, minlength=classes) if conditional else np.array([len(labels)])
+    return np.maximum(1, counts)
 
 
 def _measures(request: Request) -> tuple[str, ...]:

@@ -117,6 +117,34 @@ def test_draws_share_no_image_while_there_are_enough(sides):
     assert any("share images" in line for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("real", "generated"),
+    [((10, 30), (10, 160)), ((60, 20), (20, 20)), ((30, 30), (30, 90)), ((12, 50), (13, 50))],
+)
+def test_draws_of_uneven_classes_share_no_image_and_match_the_real_mix(tmp_path, real, generated):
+    for side, counts, seed in (("real", real, 1), ("generated", generated, 5)):
+        for label, count in zip("ab", counts, strict=True):
+            save(tmp_path / side / label, blobs(count, seed + ord(label)))
+    found = scores(tmp_path / "real", tmp_path / "generated", measures=("frechet_distance",))
+    draws = found["generated", "all", "frechet_distance"]["draws"]
+    for name in ("all", "a", "b"):
+        row = found["generated", name, "frechet_distance"]
+        assert row["n_real"] == row["n_generated"], (name, row)
+        assert "only" not in row["flag"]
+        assert row["std"] is None or row["std"] > 1e-9, "a draw came twice"
+    assert draws <= min(generated) // 10
+
+
+def test_a_class_too_small_for_its_share_is_told_and_flagged(tmp_path):
+    for side, counts, seed in (("real", (40, 15), 1), ("generated", (13, 300), 5)):
+        for label, count in zip("ab", counts, strict=True):
+            save(tmp_path / side / label, blobs(count, seed + ord(label)))
+    lines = []
+    found = scores(tmp_path / "real", tmp_path / "generated", lines, measures=("frechet_distance",))
+    assert any("too few generated images of a for their share" in line for line in lines)
+    assert "only 18 images" in found["generated", "all", "frechet_distance"]["flag"]
+
+
 def test_copies_of_the_training_images_are_seen(tmp_path):
     training, fresh = blobs(150, 3), blobs(150, 4)
     real = save(tmp_path / "real", blobs(150, 5))
