@@ -94,8 +94,9 @@ class Job:
             )
 
     def heard(self, event: dict[str, Any]) -> None:
-        """Take note of a sign of life."""
-        self._heard = time.monotonic()
+        """Take note of a sign of life; what the job's process uses is told whether it works or hangs."""
+        if event["type"] != "system":
+            self._heard = time.monotonic()
         self._phase = event.get("phase", self._phase)
 
     def excess(self) -> str | None:
