@@ -96,7 +96,6 @@ def test_no_test_image_reaches_tuning(tmp_path):
     assert distance(poisoned) != distance(clean), "the final score sees it"
 
 
-@pytest.mark.xfail(reason="looked for its moment in the wrong job's events; mended, and not yet seen to pass")
 @pytest.mark.slow
 def test_killed_search_goes_on_as_if_it_had_not_been(tmp_path):
     make(tmp_path, trials=5)
