@@ -11,6 +11,7 @@ import re
 import struct
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -62,18 +63,20 @@ class _Options(BaseModel):
     max_skipped_fraction: float = Field(0.02, ge=0, le=1, description="share of unusable (constant) images put up with")
 
 
-class _Arrays:
+class _Arrays(ABC):
     """What both kinds share: members in, a prepared set out."""
 
     version: ClassVar[int] = 1
     kind: ClassVar[str]
     options: Any
 
+    @abstractmethod
     def _members(self) -> list[Member]:
-        raise NotImplementedError
+        """Return each part as its header declares it, with its labels."""
 
+    @abstractmethod
     def _files(self) -> list[Path]:
-        raise NotImplementedError
+        """Return the files that all parts lie in."""
 
     def manifest(self) -> list[Any]:
         """Return name, size and time of change of every file.

@@ -6,22 +6,30 @@ can't be meant (a label that contradicts the folder, a path that leaves the root
 
 from __future__ import annotations
 
-import csv
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bench.data.dicom import SUFFIXES as DICOM
+from bench.data.naming import (
+    Pattern,
+    class_names,
+    class_of,
+    inside,
+    natural,
+    root_prefixes,
+    rows_of,
+    searched,
+    table_path,
+)
 from bench.errors import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", *DICOM)
 ONE = "all"
 """Name of the only class of a folder without classes."""
-MAX_ROWS = 5_000_000
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,7 @@ class FileOptions(BaseModel):
     classes: tuple[str, ...] | dict[str, str] | None = Field(
         None, description="classes to use, in this order, or a mapping of folder (or label) to class name"
     )
-    subject_pattern: str | None = Field(
+    subject_pattern: Pattern | None = Field(
         None,
         description="regular expression searched in the file name; its first group names the subject. Left out: "
         "every image is a subject of its own, and images of one patient may stand on both sides of the split",
@@ -60,15 +68,6 @@ class FileOptions(BaseModel):
     folders: Literal["check", "ignore"] = Field(
         "check", description="whether a CSV's label must agree with a folder that bears a class's name"
     )
-
-    @field_validator("subject_pattern")
-    @classmethod
-    def _pattern(cls, value: str | None) -> str | None:
-        try:
-            re.compile(value or "")
-        except re.error as error:
-            raise ValueError(f"not a regular expression: {error}") from None
-        return value
 
     @model_validator(mode="after")
     def _one_root(self) -> FileOptions:
@@ -83,28 +82,15 @@ class FileOptions(BaseModel):
 
     def label(self, name: str) -> str | None:
         """The class that a folder or label stands for, or None if it is left out."""
-        if self.classes is None:
-            return name
-        if isinstance(self.classes, Mapping):
-            return self.classes.get(name)
-        return name if name in self.classes else None
+        return class_of(self.classes, name)
 
     def class_names(self, present: set[str]) -> tuple[str, ...]:
         """The classes in label order: as the options name them, else sorted with '2' before '10'."""
-        if self.classes is None:
-            return tuple(sorted(present, key=natural))
-        ordered: Iterable[str] = self.classes.values() if isinstance(self.classes, Mapping) else self.classes
-        return tuple(dict.fromkeys(ordered))
+        return class_names(self.classes, present)
 
     def subject(self, file_name: str, name: str) -> str:
         """The subject that a file's name tells, or the image's own name without a pattern."""
-        if self.subject_pattern is None:
-            return name
-        found = re.search(self.subject_pattern, file_name)
-        subject = found and (found.group(1) if found.re.groups else found.group(0))
-        if not subject:
-            raise InputError(f"data.subject_pattern: {self.subject_pattern!r} finds no subject in {name}")
-        return subject
+        return name if self.subject_pattern is None else searched(self.subject_pattern, file_name, "subject", name)
 
 
 def list_files(options: FileOptions) -> list[Item]:
@@ -127,25 +113,17 @@ def list_files(options: FileOptions) -> list[Item]:
     return found
 
 
-def natural(name: str) -> list[int | str]:
-    """Sort key that puts '2' before '10'."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
-
-
 def is_image(path: Path) -> bool:
     """Whether a file is an image by its name."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def _from_folders(options: FileOptions, roots: list[Path]) -> Iterator[Item]:
-    names = [root.resolve().name for root in roots]
-    inside = [sorted(path for path in root.iterdir() if path.is_dir()) for root in roots]
-    folders = [[path for path in own if not path.name.startswith(".")] for own in inside]
+    folders_of = [sorted(path for path in root.iterdir() if path.is_dir()) for root in roots]
+    folders = [[path for path in own if not path.name.startswith(".")] for own in folders_of]
     empty: list[str] = []
     filled: set[str] = set()
-    for index, root in enumerate(roots):
-        # names tell images (and, without a pattern, subjects) apart: two roots of one name must not merge them
-        prefix = "" if len(roots) == 1 else f"{names[index]}/" if names.count(names[index]) == 1 else f"{index}/"
+    for index, (root, prefix) in enumerate(zip(roots, root_prefixes(roots), strict=True)):
         alone = [path for path in sorted(root.iterdir()) if is_image(path)] if options.classes is None else []
         for path in alone:
             stray = "lies outside the folders of the classes: put it into one" if any(folders) else ""
@@ -161,7 +139,7 @@ def _from_folders(options: FileOptions, roots: list[Path]) -> Iterator[Item]:
                 filled.add(folder.name)
             else:
                 empty.append(folder.name)
-    present = {path.name for own in inside for path in own}
+    present = {path.name for own in folders_of for path in own}
     for name in options.classes or ():
         if name not in present:
             raise InputError(f"data.classes: no folder {name!r} in {', '.join(map(str, roots))}")
@@ -173,18 +151,16 @@ def _from_folders(options: FileOptions, roots: list[Path]) -> Iterator[Item]:
 
 
 def _from_csv(options: FileOptions, root: Path) -> Iterator[Item]:
-    table = Path(str(options.csv)).expanduser()
-    table = table if table.is_file() else root / table
+    table = table_path(str(options.csv), root)
     named: dict[str, str] = {str(key): value for key, value in options.columns.items()}
     columns = {"path": "path", "label": "label", "subject": "subject", **named}
-    base = root.resolve()
     seen: dict[Path, int] = {}
     said: dict[str, str] = {}
     used: set[str] = set()
     for line, row in rows_of(table, (columns["path"], columns["label"])):
         where = f"{table}:{line}"
         given = row[columns["path"]]
-        path = _inside(base, root, given, where, options.allow_outside)
+        path = inside(root, given, where, options.allow_outside)
         if (first := seen.setdefault(path, line)) != line:
             raise InputError(f"{where}: {given} stands in line {first} already; an image has one label")
         if not (label := row[columns["label"]]):
@@ -206,20 +182,6 @@ def _from_csv(options: FileOptions, root: Path) -> Iterator[Item]:
         _agree(said, table)
 
 
-def _inside(base: Path, root: Path, given: str, where: str, allow_outside: bool) -> Path:
-    """The file that a table names, which lies in the root unless told otherwise."""
-    if "\0" in given or not given:
-        raise InputError(f"{where}: {given!r} is no path")
-    try:
-        path = (root / given).resolve()
-        path.is_file()  # what is no name of a file on this system (too long, say) is told here
-    except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(f"{where}: {given[:80]!r} is no path: {error}") from None
-    if not allow_outside and not path.is_relative_to(base):
-        raise InputError(f"{where}: {given} lies outside {root}; set data.allow_outside: true if that is meant")
-    return path
-
-
 def _agree(said: Mapping[str, str], table: Path) -> None:
     """Refuse labels that differ from a folder on the image's path that bears another class's name."""
     labels = set(said.values())
@@ -234,27 +196,3 @@ def _agree(said: Mapping[str, str], table: Path) -> None:
             f"{table}: {len(wrong)} images have another label than their folder; the first, {given}, is {label!r} in the "
             f"table and lies in {folder!r}. Mend one of them, or set data.folders: ignore if the table is right"
         )
-
-
-def rows_of(table: Path, needed: Iterable[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield line number and row of a CSV file that has the needed columns.
-
-    Raises:
-        InputError: it can't be read, or lacks a column.
-    """
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            header = reader.fieldnames or []
-            for name in needed:
-                if name not in header:
-                    raise InputError(
-                        f"{table}: no column {name!r}; there are {', '.join(header) or 'none'}: set data.columns"
-                    )
-            for row in reader:
-                if reader.line_num > MAX_ROWS:
-                    raise InputError(f"{table}: more than {MAX_ROWS:,} lines; this is no table of images")
-                plain: dict[str, Any] = {key: value for key, value in row.items() if isinstance(key, str)}
-                yield reader.line_num, {key: (value or "").strip() for key, value in plain.items()}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{table}: can't be read: {error}") from None

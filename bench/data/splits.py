@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data.files import rows_of
+from bench.data.naming import rows_of
 from bench.data.stratify import stratify
 from bench.errors import InputError
 from bench.seeds import derive

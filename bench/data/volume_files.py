@@ -5,16 +5,16 @@ Looks at names and tables only; opens no volume.
 
 from __future__ import annotations
 
-import csv
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from bench.data.dicom_series import series_files
+from bench.data.naming import Pattern, class_of, inside, root_prefixes, rows_of, searched, table_path
 from bench.data.slicing import NIFTI_SUFFIXES, Recipe
 from bench.errors import InputError
 
@@ -23,15 +23,6 @@ IXI_NAME = re.compile(r"(IXI\d+)-([A-Za-z]+)-\d+[-_]T1\.nii(?:\.gz)?")
 """IXI002-Guys-0828-T1.nii.gz: subject, site."""
 
 
-def _compiles(value: str | None) -> str | None:
-    try:
-        re.compile(value or "")
-    except (re.error, RecursionError, OverflowError) as error:
-        raise ValueError(f"not a regular expression: {error}") from None
-    return value
-
-
-Pattern = Annotated[str, AfterValidator(_compiles)]
 Layout = Literal["folders", "ixi", "sald"]
 
 
@@ -100,7 +91,7 @@ def find_volumes(options: Where) -> list[Item]:
         found = list(_from_csv(options, roots[0]))
     else:
         found = []
-        for root, layout, prefix in zip(roots, layouts, _prefixes(roots), strict=True):
+        for root, layout, prefix in zip(roots, layouts, root_prefixes(roots), strict=True):
             found += _READERS[layout](options, root, prefix)
     if not found:
         kinds = f"{' '.join(NIFTI_SUFFIXES)} files or folders of DICOM slices"
@@ -111,26 +102,9 @@ def find_volumes(options: Where) -> list[Item]:
     return sorted(found)
 
 
-def class_names(options: Where, present: set[str]) -> tuple[str, ...]:
-    """Return the classes in label order: as `classes` says, or sorted, '2' before '10'."""
-    if options.classes is None:
-        return tuple(
-            sorted(present, key=lambda name: [int(t) if t.isdecimal() else t for t in re.split(r"(\d+)", name)])
-        )
-    return tuple(dict.fromkeys(options.classes.values() if isinstance(options.classes, Mapping) else options.classes))
-
-
 def _restricted(options: Where) -> str:
     given = [name for name in ("include", "classes") if getattr(options, name) is not None]
     return f" that data.{' and data.'.join(given)} let through" if given else ""
-
-
-def _prefixes(roots: list[Path]) -> list[str]:
-    """What tells volumes of several roots apart: the roots' names, or numbers where these are equal."""
-    if len(roots) == 1:
-        return [""]
-    names = [root.resolve().name for root in roots]
-    return [f"{name}/" if names.count(name) == 1 else f"{index}/" for index, name in enumerate(names)]
 
 
 # ---- layouts
@@ -143,8 +117,8 @@ def _from_folders(options: Where, root: Path, prefix: str) -> Iterator[Item]:
             continue
         if options.label_pattern is None and "/" not in inner:
             continue  # lies beside the classes' folders
-        said = _searched(options.label_pattern, inner, "label") if options.label_pattern else inner.split("/")[0]
-        if (label := _label(options, said)) is not None:
+        said = searched(options.label_pattern, inner, "label") if options.label_pattern else inner.split("/")[0]
+        if (label := class_of(options.classes, said)) is not None:
             yield Item(prefix + inner, path, label, _subject(options, path, prefix + inner))
     if options.label_pattern is None and prefix == "":
         present = {path.name for path in root.iterdir() if path.is_dir()}
@@ -157,7 +131,7 @@ def _from_ixi(options: Where, root: Path, prefix: str) -> Iterator[Item]:
     for path in _volumes(root):
         inner = path.relative_to(root).as_posix()
         told = IXI_NAME.fullmatch(path.name)
-        if told and _included(options, inner) and (label := _label(options, told.group(2))) is not None:
+        if told and _included(options, inner) and (label := class_of(options.classes, told.group(2))) is not None:
             yield Item(prefix + inner, path, label, told.group(1))
 
 
@@ -172,7 +146,7 @@ def _from_sald(options: Where, root: Path, prefix: str) -> Iterator[Item]:
             said = root.resolve().name
         elif (said := labels.get(_number(subject), "")) == "":
             raise InputError(f"{options.participants}: no label for {subject} ({inner})")
-        if (label := _label(options, said)) is not None:
+        if (label := class_of(options.classes, said)) is not None:
             yield Item(prefix + inner, path, label, subject)
 
 
@@ -184,10 +158,10 @@ _READERS: dict[str, Callable[[Where, Path, str], Iterator[Item]]] = {
 
 
 def _participants(options: Where, root: Path) -> dict[str, str]:
-    table = _table(str(options.participants), root)
+    table = table_path(str(options.participants), root)
     subject, label = options.columns.get("subject", "participant_id"), options.columns.get("label", "label")
     found: dict[str, str] = {}
-    for line, row in _rows(table, (subject, label)):
+    for line, row in rows_of(table, (subject, label)):
         if found.setdefault(_number(row[subject]), row[label]) != row[label]:
             raise InputError(f"{table}:{line}: a second label for {row[subject]}")
     return found
@@ -212,28 +186,19 @@ def _volumes(root: Path) -> Iterator[Path]:
 
 
 def _from_csv(options: Where, root: Path) -> Iterator[Item]:
-    table = _table(str(options.csv), root)
+    table = table_path(str(options.csv), root)
     columns = {name: options.columns.get(name, name) for name in ("path", "label", "subject")}
-    base = root.resolve()
     seen: dict[Path, tuple[int, str]] = {}
     needed = [columns["path"]] if options.label_pattern else [columns["path"], columns["label"]]
-    for line, row in _rows(table, needed):
+    for line, row in rows_of(table, needed):
         where, given = f"{table}:{line}", row[columns["path"]]
-        if "\0" in given or not given:
-            raise InputError(f"{where}: {given!r} is no path")
-        try:
-            path = (root / given).resolve()
-            there = path.exists()
-        except (OSError, RuntimeError, ValueError) as error:
-            raise InputError(f"{where}: {given[:80]!r} is no path ({error.__class__.__name__})") from None
-        if not options.allow_outside and not path.is_relative_to(base):
-            raise InputError(f"{where}: {given} lies outside {root}; set data.allow_outside: true if that is meant")
+        path = inside(root, given, where, options.allow_outside)
         if not _included(options, given):
             continue
-        said = _searched(options.label_pattern, given, "label") if options.label_pattern else row[columns["label"]]
+        said = searched(options.label_pattern, given, "label") if options.label_pattern else row[columns["label"]]
         if not said:
             raise InputError(f"{where}: the label is missing")
-        if (label := _label(options, said)) is None:
+        if (label := class_of(options.classes, said)) is None:
             continue
         first, before = seen.setdefault(path, (line, label))
         if before != label:
@@ -244,33 +209,10 @@ def _from_csv(options: Where, root: Path) -> Iterator[Item]:
         own = row.get(columns["subject"], "") if told else _subject(options, path, given)
         if not own:
             raise InputError(f"{where}: no subject in the column {columns['subject']!r}")
-        fault = "" if there else "there is no such file"
+        fault = "" if path.exists() else "there is no such file"
         yield Item(
             given, path, label, own, fault if first == line else f"line {line} names it again (line {first} did)"
         )
-
-
-def _table(given: str, root: Path) -> Path:
-    table = Path(given).expanduser()
-    return table if table.is_file() else root / table
-
-
-def _rows(table: Path, needed: list[str] | tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield line number and row of a table that has the needed columns; tabs separate where the name ends in .tsv."""
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader: Any = csv.DictReader(file, delimiter="\t" if table.suffix.lower() == ".tsv" else ",")
-            header = [str(name) for name in reader.fieldnames or []]
-            for name in needed:
-                if name not in header:
-                    raise InputError(
-                        f"{table}: no column {name!r}; there are {', '.join(header) or 'none'}: set data.columns"
-                    )
-            for row in reader:
-                kept = {key: (value or "").strip() for key, value in row.items() if isinstance(key, str)}
-                yield reader.line_num, kept
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{table}: can't be read: {error}") from None
 
 
 # ---- one volume
@@ -280,22 +222,5 @@ def _included(options: Where, inner: str) -> bool:
     return options.include is None or re.search(options.include, inner) is not None
 
 
-def _label(options: Where, said: str) -> str | None:
-    """The class that a label stands for, or None if it is left out."""
-    if options.classes is None:
-        return said
-    if isinstance(options.classes, Mapping):
-        return options.classes.get(said)
-    return said if said in options.classes else None
-
-
 def _subject(options: Where, path: Path, name: str) -> str:
-    return name if options.subject_pattern is None else _searched(options.subject_pattern, path.name, "subject")
-
-
-def _searched(pattern: str, text: str, what: str) -> str:
-    found = re.search(pattern, text)
-    value = found and (found.group(1) if found.re.groups else found.group(0))
-    if not value:
-        raise InputError(f"data.{what}_pattern: {pattern!r} finds no {what} in {text}")
-    return value
+    return name if options.subject_pattern is None else searched(options.subject_pattern, path.name, "subject")

@@ -16,9 +16,10 @@ from pydantic import Field
 
 from bench.data.contact import contact_sheet
 from bench.data.dataset import CHUNK, ImageDataset, content_fingerprint
+from bench.data.naming import class_names
 from bench.data.registration import library_versions
 from bench.data.slicing import Recipe
-from bench.data.volume_files import Item, Where, class_names, find_volumes
+from bench.data.volume_files import Item, Where, find_volumes
 from bench.data.volume_pool import Job, make_job, run_jobs, stamp
 from bench.errors import InputError
 
@@ -122,7 +123,7 @@ class Volumes:
         else:
             (folder / "decoded.npy").rename(folder / "pixels.npy")
             pixels = np.load(folder / "pixels.npy", mmap_mode="r")
-        classes = class_names(self.options, {item.label for item in kept})
+        classes = class_names(self.options.classes, {item.label for item in kept})
         labels = np.repeat([classes.index(item.label) for item in kept], count).astype(np.int64)
         subjects = np.repeat([item.subject for item in kept], count).astype(np.str_)
         names = tuple(f"{item.name}-slice{number}" for item in kept for number in range(count))
