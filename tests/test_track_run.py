@@ -4,7 +4,6 @@ import contextlib
 import importlib.util
 import json
 import os
-import re
 import signal
 import socket
 import sqlite3
@@ -190,9 +189,6 @@ def test_the_model_is_read_back(finished, tmp_path):
     assert metrics["system/memory_megabytes"] > 100
 
 
-@pytest.mark.xfail(
-    reason="ticking runs in MLflow's table is not found yet by this test; the pages themselves were looked at"
-)
 def test_families_are_compared_in_the_pages(finished, browser, tmp_path):
     _, experiment, runs = store_of(f"sqlite:///{finished / 'mlflow.db'}")
     command = [sys.executable, "-m", "bench", "ui", "--out", str(finished)]
@@ -203,15 +199,12 @@ def test_families_are_compared_in_the_pages(finished, browser, tmp_path):
         page = watched.page
         page.set_default_timeout(30_000)
         page.goto(f"{address}/#/experiments/{experiment}/runs")
-        page.get_by_text("shapes", exact=True).first.wait_for()
-        page.locator(".ag-row").filter(has_text="shapes").locator("svg, button").first.wait_for()
-        page.get_by_role("button", name=re.compile("expand", re.I)).or_(
-            page.locator("[class*=expander], [data-testid*=expand], .ag-row button")
-        ).first.click()
+        rows = page.locator(".ag-row")
+        rows.filter(has=page.get_by_text("shapes", exact=True)).locator("button").first.click()  # its [+]
         families = ("cvae", "dcgan", "gaussian")
         for name in families:
-            row = page.locator(".ag-row").filter(has=page.get_by_text(name, exact=True))
-            row.get_by_role("checkbox").first.check(force=True)
+            row = rows.filter(has=page.get_by_text(name, exact=True))
+            row.locator("input[type=checkbox]").first.check(force=True)
         page.screenshot(path=tmp_path / "selected.png")
         page.get_by_role("button", name="Compare").first.click()
         page.get_by_text("Comparing 3 Runs").first.wait_for()
@@ -229,9 +222,8 @@ def test_families_are_compared_in_the_pages(finished, browser, tmp_path):
         )
         page.screenshot(path=tmp_path / "grid.png")
         assert watched.outside == []
-        ours = [
-            text for text in watched.errors if "404" not in text
-        ]  # the pages ask for traces and judges; there are none
+        # MLflow's pages ask for traces and judges, of which there are none, and Chromium remarks on their layout
+        ours = [text for text in watched.errors if "404" not in text and "ResizeObserver loop" not in text]
         assert ours == []
     finally:
         ui.send_signal(signal.SIGINT)
