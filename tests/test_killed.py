@@ -6,6 +6,7 @@ results.csv but costs, to the last digit, on one processor type with equal threa
 
 import json
 import random
+import shutil
 import sys
 import time
 from collections import Counter
@@ -117,9 +118,10 @@ WANTED = [
 
 def moment_of(folder, new):
     """What was going on when the kill fell, and in which row."""
-    if not new:
+    told = [event for event in new if event["type"] != "system"]  # what a process uses is told at any time
+    if not told:
         return "starting", "-"
-    last = new[-1]
+    last = told[-1]
     row = last["job"].rsplit("-seed", 1)[0]
     if last["type"] in ("progress", "loss", "alive", "progress_scores", "resumed"):
         return ("writing" if last.get("fraction") == 1 else "training"), row
@@ -133,5 +135,7 @@ def forget(folder, rng):
     rows = sorted(path for path in folder.glob("runs/*-seed0-*") if not path.name.startswith("floor"))
     chosen = rng.choice(rows)
     for path in chosen.iterdir():
-        if path.name != "events.jsonl":
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != "events.jsonl":
             path.unlink()
