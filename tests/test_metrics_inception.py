@@ -15,7 +15,7 @@ from bench.errors import UnavailableError
 from bench.metrics import networks
 from bench.metrics import weights as origin
 from bench.metrics.frechet import frechet_distance
-from bench.metrics.inception import InceptionFeatures, weights_at_hand
+from bench.metrics.inception import InceptionFeatures, _Convolution, weights_at_hand
 from bench.metrics.inception_score import inception_score
 from bench.metrics.kernel import kernel_distance_subsets
 from bench.metrics.manifold import precision_recall
@@ -65,7 +65,29 @@ def test_one_pass_on_packed_weights_gives_the_bits_of_two(weights, extractor):
         assert all(set(one._packed) == {torch.float32} and one._packed[torch.float32] for one in convolutions)
     with torch.enable_grad():
         plain = extractor._runner(extractor._prepare(batch))[0]
-    assert ((features - plain).norm() / plain.norm()).item() < 1e-6
+    assert torch.equal(features, plain)
+
+
+def test_packed_weights_follow_those_that_are_loaded():
+    """In place, by another tensor, and into the convolution alone: never the old ones."""
+    torch.manual_seed(0)
+    first, second = (torch.nn.Conv2d(3, 8, 3).requires_grad_(False) for _ in range(2))
+    one, x = _Convolution(first), torch.randn(2, 3, 9, 9)
+
+    def expected():
+        return torch.relu(one.convolution(x))
+
+    with torch.inference_mode():
+        before = one(x)
+        torch.testing.assert_close(before, expected())
+        one.load_state_dict(_Convolution(second).state_dict())
+        torch.testing.assert_close(one(x), expected())
+        assert not torch.allclose(one(x), before)
+        one.convolution.load_state_dict({"weight": second.weight / 2, "bias": second.bias + 1})
+        torch.testing.assert_close(one(x), expected())
+    one.convolution.weight = torch.nn.Parameter(second.weight + 1, requires_grad=False)
+    with torch.inference_mode():
+        torch.testing.assert_close(one(x), expected())
 
 
 def test_details_name_the_weights(weights, extractor):

@@ -103,16 +103,25 @@ class _Convolution(nn.Module):
         super().__init__()
         self.convolution = convolution
         self._packed: dict[torch.dtype, tuple[Tensor, Tensor] | None] = {}
+        self._packed_of: tuple[int, ...] = ()
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k i j"]:
         if torch.compiler.is_compiling() or x.device.type != "cpu" or torch.is_grad_enabled():
             return F.relu(self.convolution(x), inplace=True)
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        if self._packed_of != (own := self._state()):  # other weights were loaded
+            self._packed, self._packed_of = {}, own
         if dtype not in self._packed:
             self._packed[dtype] = self._pack(x, dtype)
         if (packed := self._packed[dtype]) is None:
             return F.relu(self.convolution(x), inplace=True)
         return self._both(x.to(dtype), *packed)
+
+    def _state(self) -> tuple[int, ...]:
+        """What changes whenever the weights do, in place or by another tensor."""
+        return tuple(
+            part for own in (self.convolution.weight, self.convolution.bias) for part in (own._version, own.data_ptr())  # type: ignore[union-attr]
+        )
 
     def _pack(self, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
         own = self.convolution
