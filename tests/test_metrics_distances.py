@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch_fidelity import metric_fid, metric_isc, metric_kid, metric_prc
 
+from bench.metrics import kernel
 from bench.metrics.frechet import FrechetReference, frechet_distance, frechet_distance_infinity
 from bench.metrics.gaussian_kernel import GaussianKernelReference, gaussian_kernel_distance
 from bench.metrics.inception_score import inception_score
@@ -191,6 +192,23 @@ def test_kernel_subsets_equal_torch_fidelity(n, d):
     )
     assert mean == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-4)
     assert std == pytest.approx(theirs["kernel_inception_distance_std"], rel=1e-4)
+
+
+def test_kernel_subsets_of_many_images_are_the_same_one_by_one(monkeypatch):
+    """Beyond some thousands of images no whole matrix is held."""
+    real, generated = pair(60, 9)
+    options = {"real": real, "generated": generated, "subset_size": 20, "subsets": 7}
+    whole = kernel_distance_subsets(**options, rng=np.random.RandomState(3))
+    monkeypatch.setattr(kernel, "_AT_ONCE", 59)
+    sizes, polynomial = set(), kernel._polynomial
+
+    def seen(x, y, *options):
+        sizes.update((len(x), len(y)))
+        return polynomial(x, y, *options)
+
+    monkeypatch.setattr(kernel, "_polynomial", seen)
+    assert kernel_distance_subsets(**options, rng=np.random.RandomState(3)) == pytest.approx(whole, rel=1e-9)
+    assert sizes == {20}
 
 
 def test_kernel_distance_is_the_subset_estimate_with_everything_in():
