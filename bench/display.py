@@ -30,7 +30,7 @@ def results_table(folder: Path) -> Table | None:
     if not rows:
         return None
     flagged = any("†" in cell for row in rows for cell in row)
-    caption = "† n < 2d: few images for so many features, so biased upwards; compare at the same n" if flagged else None
+    caption = "† too few images (FD: n < 2d, so biased upwards; C_T: real ones): see the report" if flagged else None
     table = Table(title=folder.name, caption=caption, header_style="bold", row_styles=["", "dim"], pad_edge=False)
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")

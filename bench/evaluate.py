@@ -21,7 +21,7 @@ from bench.errors import UnavailableError
 from bench.metrics.against import RECONSTRUCTIONS, RESAMPLED, FeatureSide, Found, ImageSide, reconstruction_scores
 from bench.metrics.features import Extracted, FeatureExtractor
 from bench.metrics.lpips import LPIPS
-from bench.metrics.memorization import ClosestPairs, Memorization
+from bench.metrics.memorization import ClosestPairs, Memorization, shortage
 from bench.metrics.records import GROUPS, MEASURES
 from bench.metrics.statistics import bootstrap_indices, interval, mean_std
 from bench.model import GenerativeModel
@@ -347,6 +347,8 @@ class Scorer:
             flags.append(f"no {MEASURES[measure].title}{of}: {why}")
         if features and n_generated < 2 * self._extractors[features].dimensions:
             flags.append("n < 2d")
+        if measure in GROUPS["memorization"]:
+            flags += shortage(training=len(self._split.train), validation=len(self._split.validation))
         if n_generated < n_real:
             flags.append(f"only {n_generated} images")
         return {

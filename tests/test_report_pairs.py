@@ -5,15 +5,17 @@ from __future__ import annotations
 import csv
 import importlib.util
 import io
+import json
 from pathlib import Path
 
 import pytest
 
+from bench.metrics.records import FEW_TRAINING, FEW_VALIDATION
 from bench.report import tables
 from bench.report.pairs import able, left_out, pair_tables, pairs, pairs_frame
 from bench.report.render import to_latex, to_markdown
 from bench.report.results import Results, read_results, results_frame
-from bench.report.verdict import conclusion, ranks
+from bench.report.verdict import conclusion, ranks, warnings
 
 _spec = importlib.util.spec_from_file_location("report_fixture", Path(__file__).with_name("report_fixture.py"))
 assert _spec is not None
@@ -151,3 +153,28 @@ def test_a_dagger_stands_beside_every_number_of_too_few_images(results: Results)
     assert not any("†" in cell.text for _, rows in main.sections for row in rows for cell in row)
     assert by_class.sections[0][0].startswith("Floor"), "the floor at the same n stands above"
     assert "n < 2d" in set(tables.class_summary(results)["flag"])
+
+
+@pytest.mark.parametrize("flag", [FEW_TRAINING, FEW_VALIDATION])
+def test_a_dagger_stands_beside_memorisation_by_few_real_images(tmp_path: Path, flag: str) -> None:
+    folder = fixture.write_results(tmp_path / "few")
+    for file in folder.glob("runs/*/evaluation-ab12.json"):
+        told = json.loads(file.read_text())
+        for score in told["scores"]:
+            if score["measure"] in ("memorization", "near_copies"):
+                score["flag"] = flag
+        file.write_text(json.dumps(told))
+    few = read_results(folder)
+    main = tables.main_table(few)
+    at = next(index for index, column in enumerate(main.columns) if column.title.startswith("C_T"))
+    assert main.columns[at].title.endswith("†")
+    cells = [row[at].text for _, rows in main.sections for row in rows]
+    assert all("†" in text for text in cells if text != tables.NOTHING)
+    assert any("†" in text for text in cells)
+    assert any(note.startswith("C_T†: of fewer than 51 training or 100 validation images") for note in main.notes)
+    further = tables.further_table(few)
+    assert further is not None
+    assert any("Near copies†" in note for note in further.notes)
+    _, rows = tables.terminal_rows(few)
+    assert any("†" in cell for row in rows for cell in row)
+    assert any(line.startswith("Memorisation with fewer than ") for line in warnings(few))

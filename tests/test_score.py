@@ -154,6 +154,17 @@ def test_copies_of_the_training_images_are_seen(tmp_path):
     assert caught["generated", "all", "near_copies"]["mean"] > 0.95
     assert caught["generated", "all", "memorization"]["mean"] < -5
     assert free["generated", "all", "near_copies"]["mean"] < 0.1
+    assert "few" not in free["generated", "all", "memorization"]["flag"]
+
+
+def test_memorisation_by_few_real_images_is_flagged(sides, tmp_path):
+    """60 images held out and 40 trained on: numbers come of it, and none of them is to be trusted."""
+    found = scores(*sides, train=save(tmp_path / "train", blobs(40, 7)))
+    for measure in ("memorization", "near_copies"):
+        assert found["generated", "all", measure]["flag"] == "few training images; few validation images"
+    assert found["generated", "all", "intensity_js"]["flag"] == ""
+    lots = save(tmp_path / "train", blobs(51, 8))
+    assert scores(*sides, train=lots)["generated", "all", "near_copies"]["flag"] == "few validation images"
 
 
 def test_sixteen_bits_equal_eight(sides, tmp_path):

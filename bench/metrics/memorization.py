@@ -38,6 +38,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
+from bench.metrics.records import FEW_TRAINING, FEW_VALIDATION
 from bench.metrics.statistics import Array
 
 Images = NDArray[np.uint8]
@@ -49,6 +50,8 @@ NEIGHBOURS = 50
 LEAST_LENGTH = 0.25
 """Quantile of the training images' own parts: an image with less of its own is not scaled up to the others' length."""
 QUANTILE = 0.01
+LEAST_VALIDATION = 100
+"""Validation images below which their 1st percentile is hardly more than the least of them."""
 _CHUNK = 512
 """Images whose distances to all training images are held at once."""
 
@@ -100,7 +103,7 @@ class Memorization:
 
     Args:
         training: uint8 [n, C, H, W], 3 or more images.
-        validation: uint8 [m, C, H, W], of subjects who are not in training. 100 or more make the percentile meaningful.
+        validation: uint8 [m, C, H, W], of subjects who are not in training; see `shortage` for how many there should be.
         validation_subjects: subject of each validation image. Ten slices of one subject are not ten independent images:
             with subjects the z-score's deviation is widened by the measured design effect (Kish), without them it is that
             of independent images and strays beyond 3 too easily.
@@ -152,6 +155,15 @@ class Memorization:
             ratios.append(distances[:, 0] / distances[:, 1:].mean(dim=1).clamp_min(1e-9))
             nearest.append(found.indices[:, 0])
         return torch.cat(ratios).numpy(), torch.cat(nearest).numpy()
+
+
+def shortage(*, training: int, validation: int) -> list[str]:
+    """Flags for numbers of images on the real side that suffice to compute both numbers, but not to trust them.
+
+    With fewer than 51 training images the ratio compares with fewer neighbours; with fewer than 100 validation images the
+    threshold of near copies is loose, and one odd image moves C_T.
+    """
+    return [FEW_TRAINING] * (training <= NEIGHBOURS) + [FEW_VALIDATION] * (validation < LEAST_VALIDATION)
 
 
 def _standardised(images: Images) -> torch.Tensor:

@@ -133,6 +133,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 """What a suite may ask for -> the measures it gets."""
 
+FEW_TRAINING, FEW_VALIDATION = "few training images", "few validation images"
+"""Flags of memorisation whose real images are too few to say what is near, or how near fresh ones lie."""
+
 ON_REQUEST: frozenset[str] = frozenset({"lpips", "utility"})
 """Groups that a suite has to ask for. LPIPS: its weights are half a gigabyte, and were made for photographs; utility: its
 classifiers cost more than all other measures together."""

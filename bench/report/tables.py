@@ -17,7 +17,7 @@ from statistics import fmean, median
 import pandas as pd
 
 from bench.metrics.comparison import over_trainings
-from bench.metrics.records import GROUPS, MEASURES
+from bench.metrics.records import FEW_TRAINING, FEW_VALIDATION, GROUPS, MEASURES
 from bench.metrics.statistics import mean_std
 from bench.report.results import ALL, COST_ORDER, Key, Results, Run
 
@@ -71,6 +71,11 @@ BESIDE_REAL = (
 """Measures that mean something beside the real data's own number only."""
 ARROWS = {"higher": "↑", "lower": "↓"}
 NOTHING = "–"
+SMALL = {
+    "frechet_distance": frozenset({"n < 2d"}),
+    **dict.fromkeys(GROUPS["memorization"], frozenset({FEW_TRAINING, FEW_VALIDATION})),
+}
+"""Measure -> flags that put a dagger beside its number."""
 ROLES = {
     "floor": "Floor: real against real",
     "family": "Families",
@@ -392,7 +397,7 @@ def further_table(results: Results) -> Table | None:
     columns, bodies = [Column("Generator")], [head_cells(line)[:1] for line in joined]
     for key in keys:
         add_scores(results, joined, key, columns, bodies)
-    notes = [_dagger(results)] if any(_small(joined, key) for key in keys) else []
+    notes = _daggers(results, joined, keys)
     caption = f"Further measures on {results.data_label}"
     return Table("further", caption, tuple(columns), sections(joined, bodies), tuple(notes)) if keys else None
 
@@ -410,7 +415,7 @@ def class_tables(results: Results) -> list[Table]:
             add_scores(results, joined, key, columns, bodies)
             marks = ("†" if _small(joined, key) else "") + ("‡" if key.label in few else "")
             columns[-1] = Column(key.label + marks, f"{number_name(results, key).title}, vs test")
-        notes = [_dagger(results)] if any(_small(joined, key) for key in keys) else []
+        notes = _daggers(results, joined, keys)
         if few:
             notes.append(f"‡ {few_classes(results)}.")
         notes += unconditional(joined)
@@ -483,18 +488,30 @@ def sections(
 
 
 def _small(joined: Iterable[Line], key: Key) -> bool:
-    """Whether so few images bias the number: it is the Fréchet distance, which needs a covariance, that they do."""
-    return key.measure == "frechet_distance" and any(
-        "n < 2d" in line.numbers[key].flags for line in joined if key in line.numbers
-    )
+    """Whether too few images stand behind the number.
+
+    They bias the Fréchet distance, which needs a covariance, and leave it open how near real images lie to each other.
+    """
+    flags = SMALL.get(key.measure, frozenset())
+    return any(flags & line.numbers[key].flags for line in joined if key in line.numbers)
 
 
-def _dagger(results: Results) -> str:
+def _daggers(results: Results, joined: Sequence[Line], keys: Iterable[Key]) -> list[str]:
+    """Say what the daggers beside these numbers mean."""
     sizes = [f"{name} d = {entry['dimensions']}" for name, entry in results.features.items() if entry.get("dimensions")]
-    return (
-        f"† Fewer images than twice the feature dimensions (n < 2d; {', '.join(sizes)}): biased upwards; "
-        "compare at the same n only, as with the floor above."
-    )
+    marked = {key.measure for key in keys if _small(joined, key)}
+    notes = []
+    if "frechet_distance" in marked:
+        notes.append(
+            f"† Fewer images than twice the feature dimensions (n < 2d; {', '.join(sizes)}): biased upwards; "
+            "compare at the same n only, as with the floor above."
+        )
+    if copying := [SHORT[measure] for measure in GROUPS["memorization"] if measure in marked]:
+        notes.append(
+            f"{' and '.join(copying)}†: of fewer than 51 training or 100 validation images, too few to say how near a fresh "
+            "image lies to them: no copying is shown, and none excluded."
+        )
+    return notes
 
 
 def _notes(
@@ -531,8 +548,7 @@ def _notes(
             )
     else:
         notes.append("Families stand in the order of the first distance; this is no ranking.")
-    if any(_small(joined, key) for key in keys):
-        notes.append(_dagger(results))
+    notes += _daggers(results, joined, keys)
     if any(line.per_class for line in joined):
         notes.append("Per class: one model per class, the budget shared in proportion to their images.")
     for run in (line.runs[0] for line in joined if line.role == "external" and line.runs[0].external):

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bench.metrics.records import FEW_TRAINING, FEW_VALIDATION
 from bench.report.faults import fault_check, fault_of
 from bench.report.pairs import SEEDS_NEEDED, able, beaten_by, pairs
 from bench.report.protocol import budget_unit, environments
@@ -139,7 +140,9 @@ def warnings(results: Results) -> list[str]:
                 where = (key.features or key.measure) + ("" if key.label == ALL else " by class")
                 flags.setdefault(flag, set()).add(where)
     known = {
-        "n < 2d": "Fréchet distances of fewer images than twice the feature dimensions (n < 2d), so biased upwards"
+        "n < 2d": "Fréchet distances of fewer images than twice the feature dimensions (n < 2d), so biased upwards",
+        FEW_TRAINING: "Memorisation with fewer than 51 training images, too few to say what is near",
+        FEW_VALIDATION: "Memorisation with fewer than 100 validation images, so its threshold is loose",
     }
     found += [f"{known.get(flag, flag)}: {_join(sorted(places))}." for flag, places in sorted(flags.items())]
     copying = [line.generator for line in joined if line.role in COMPETING and line.copies]
