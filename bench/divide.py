@@ -69,7 +69,7 @@ def across(split: Split, pairs: list[Pair]) -> dict[str, int]:
 
 def remarks(data: ImageDataset, split: Split, pairs: list[Pair]) -> list[str]:
     """What a user should know of the split, a line each."""
-    found = list(split.notes)
+    found = [*data.notes, *split.notes]
     if split.leaking_subjects:
         found.append(f"{split.leaking_subjects} subjects have images on more than one side of the split")
     if mixed := mixed_subjects(data.labels, data.subjects):

@@ -15,6 +15,7 @@ import numpy as np
 
 from bench.data.images import MAX_PIXELS
 from bench.data.pixels import UnusableError, raw_values
+from bench.data.rules import stretching
 from bench.errors import InputError
 from bench.registry import suggestion
 from bench.seeds import numpy_rng
@@ -102,10 +103,8 @@ def _told(sizes: Counter[tuple[int, int]], coloured: int, shape: tuple[int, int,
         rule += f", {sum(other.values()):,} resized from {h}x{w}{more} to {height}x{width} (bicubic, antialiased)"
     if coloured and channels == 1:
         rule += f", {coloured:,} turned from colour to grey"
-    bent = sum(count for (h, w), count in other.items() if abs(h * width - w * height) > 0.02 * h * width)
-    if bent:
-        return rule, f"{bent:,} of {sizes.total():,} images have another aspect ratio than the data and are stretched"
-    return rule, None
+    bent = stretching(sizes, (height, width))
+    return rule, f"{bent}, another aspect ratio: their content is distorted" if bent else None
 
 
 def load_external(run: Path) -> ExternalImages:

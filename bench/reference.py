@@ -241,6 +241,7 @@ def _record(
             "n": len(data),
             "shape": list(data.shape),
             "skipped": len(data.skipped),
+            "notes": list(data.notes),
             "class_names": list(data.class_names),
         },
         "split": {

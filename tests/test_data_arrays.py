@@ -46,6 +46,14 @@ def test_npz_comes_as_stored_with_its_parts(tmp_path, size, colour):
     assert (split.by, split.leaking_subjects) == ("official", 0)
 
 
+def test_arrays_that_are_stretched_are_counted(tmp_path):
+    content = arrays((20, 30), counts=(6, 4, 4))
+    assert npz(tmp_path, content, image_size=[16, 16]).notes == (
+        "14 images of 20x30 are stretched to 16x16, another aspect ratio",
+    )
+    assert npz(tmp_path, content, image_size=[16, 24]).notes == ()
+
+
 def test_npz_options(tmp_path):
     content = arrays(colour=True)
     data = npz(tmp_path, content, image_size=[16, 24], channels=1, classes=["benign", "malignant"])

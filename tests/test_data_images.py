@@ -12,6 +12,8 @@ from pydantic import ValidationError
 
 from bench.data.dataset import ImageDataset, prepare_dataset
 from bench.data.images import ImageFolder
+from bench.data.splits import Split
+from bench.divide import remarks
 from bench.errors import InputError
 
 
@@ -122,6 +124,19 @@ def test_resizing_is_antialiased_and_padding_keeps_the_shape(tmp_path, cache):
     assert not padded.pixels[0, 0, :, :4].any()
     assert not padded.pixels[0, 0, :, 12:].any()
     assert padded.pixels[0, 0, :, 4:12].all()
+
+
+def test_images_that_are_stretched_are_counted(tmp_path, cache):
+    """Upright sizes count, and rounding to whole pixels is no stretching; the prepared set remembers."""
+    for number, shape in enumerate([(20, 30)] * 3 + [(30, 20)] + [(16, 16), (33, 32)]):
+        write(tmp_path / "odd" / "a" / f"{number}.png", ramp(shape))
+    data = prepare(tmp_path / "odd", cache, image_size=(16, 16))
+    told = "3 images of 20x30 and 1 of 1 other size are stretched to 16x16, another aspect ratio; data.fit: pad keeps theirs"
+    assert data.notes == (told,)
+    assert prepare(tmp_path / "odd", cache, image_size=(16, 16)).notes == (told,), "from the cache"
+    split = Split(*np.split(np.arange(6), 3), by="image", seed=0, leaking_subjects=0)
+    assert told in remarks(data, split, [])
+    assert prepare(tmp_path / "odd", cache, image_size=(16, 16), fit="pad").notes == ()
 
 
 def test_orientation_is_heeded(tmp_path, cache):

@@ -120,7 +120,9 @@ def test_a_plain_folder_has_no_classes_and_is_brought_to_shape(tmp_path):
     assert external.rule == "read as 8 bits, 4 resized from 20x30 to 16x24 (bicubic, antialiased)"
     assert external.warning is None
     external = read_external(tmp_path, ("a", "b"), (1, 16, 16))
-    assert external.warning == "4 of 4 images have another aspect ratio than the data and are stretched"
+    assert (
+        external.warning == "4 images of 20x30 are stretched to 16x16, another aspect ratio: their content is distorted"
+    )
 
 
 def test_what_was_done_to_the_files_is_told(tmp_path):

@@ -12,6 +12,7 @@ import struct
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from bench.data.dataset import ImageDataset, content_fingerprint
-from bench.data.rules import coloured, resized
+from bench.data.rules import coloured, resized, stretching
 from bench.errors import InputError
 
 PARTS = {"train": "train", "val": "validation", "test": "test"}
@@ -126,7 +127,12 @@ class _Arrays(ABC):
                 f"{len(skipped)} of {total} images can't be used ({skipped[0][0]}: {skipped[0][1]}); mend the file, or raise "
                 f"data.max_skipped_fraction (now {options.max_skipped_fraction:g})"
             )
-        return self._finish(folder, pixels[:kept], np.array(labels, np.int64), parts, names, skipped)
+        shapes: Counter[tuple[int, int]] = Counter()
+        for member in members:
+            shapes[member.shape[1], member.shape[2]] += member.shape[0]
+        bent = stretching(shapes, size)
+        notes = (f"{bent}, another aspect ratio",) if bent else ()
+        return self._finish(folder, pixels[:kept], np.array(labels, np.int64), parts, names, skipped, notes)
 
     def _stored_size(self, members: list[Member]) -> tuple[int, int]:
         height, width = members[0].shape[1:3]
@@ -146,6 +152,7 @@ class _Arrays(ABC):
         parts: list[str],
         names: list[str],
         skipped: list[tuple[str, str]],
+        notes: tuple[str, ...],
     ) -> ImageDataset:
         options = self.options
         count = int(labels.max()) + 1
@@ -174,6 +181,7 @@ class _Arrays(ABC):
             title=options.title or self._files()[0].name,
             simulated=False,
             skipped=tuple(skipped),
+            notes=notes,
             official=np.array(parts, dtype=str),
         )
         dataset.save(folder)

@@ -52,6 +52,8 @@ class ImageDataset:
     simulated: bool
     skipped: tuple[tuple[str, str], ...] = ()
     """(path, reason) of every image that was left out."""
+    notes: tuple[str, ...] = ()
+    """What a user should know of how the images were read, a line each."""
     official: NDArray[np.str_] | None = None
     """'train', 'validation' or 'test' of each image, where the source has a split of its own."""
 
@@ -130,6 +132,7 @@ class ImageDataset:
             "subjects": self.subjects.tolist(),
             "names": list(self.names),
             "skipped": [list(item) for item in self.skipped],
+            **({"notes": list(self.notes)} if self.notes else {}),
             **({} if self.official is None else {"official": self.official.tolist()}),
         }
         _write_text(folder / "dataset.json", json.dumps(record))
@@ -158,6 +161,7 @@ class ImageDataset:
                 title=record["title"],
                 simulated=record["simulated"],
                 skipped=tuple((path, reason) for path, reason in record["skipped"]),
+                notes=tuple(record.get("notes", ())),
                 official=np.array(record["official"], dtype=np.str_) if "official" in record else None,
             )
         except (OSError, ValueError, KeyError, TypeError, EOFError) as error:

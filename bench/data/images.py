@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ from bench.data.dataset import ImageDataset, content_fingerprint
 from bench.data.faults import Raw, UnusableError
 from bench.data.files import SUFFIXES, FileOptions, Item, list_files
 from bench.data.pixels import count_pages, read_raw
-from bench.data.rules import Array, coloured, resized, scaled
+from bench.data.rules import Array, coloured, resized, scaled, stretching
 from bench.errors import InputError
 
 __all__ = ["MAX_PIXELS", "SUFFIXES", "ImageFolder"]
@@ -38,6 +39,14 @@ LATER = {"intensity": "range", "percentiles": [0.0, 100.0], "pages": None, "dico
 
 Side = Annotated[int, Field(ge=8, le=4096)]
 Percent = Annotated[float, Field(ge=0, le=100)]
+
+
+class _Stored(NamedTuple):
+    """How an image lies in its file."""
+
+    bits: int = 0
+    shape: tuple[int, int] = (0, 0)
+    """Height and width, upright."""
 
 
 class ImageFolder:
@@ -121,17 +130,19 @@ class ImageFolder:
             kept: list[Item] = []
             skipped: list[tuple[str, str]] = []
             deep = False
+            shapes: Counter[tuple[int, int]] = Counter()
             done = 0
             for start in range(0, len(items), CHUNK):
                 chunk = items[start : start + CHUNK]
                 read = pool.map(lambda item: self._read(item, span), chunk)
-                for item, (image, reason, bits) in zip(chunk, read, strict=True):
+                for item, (image, reason, stored) in zip(chunk, read, strict=True):
                     if image is None:
                         skipped.append((item.name, reason))
                         continue
                     decoded[len(kept)] = np.rint(image * depth.max)
                     kept.append(item)
-                    deep |= bits > 8
+                    shapes[stored.shape] += 1
+                    deep |= stored.bits > 8
                 done += len(chunk)
                 if progress:
                     progress(done, len(items))
@@ -145,10 +156,18 @@ class ImageFolder:
             raise InputError(
                 f"no image of class {lost[0]!r} can be used ({skipped[0][0]}: {skipped[0][1]}); mend or leave it out"
             )
-        return self._finish(folder, decoded, kept, skipped, deep)
+        bent = stretching(shapes, options.image_size) if options.fit == "stretch" else ""
+        notes = (f"{bent}, another aspect ratio; data.fit: pad keeps theirs",) if bent else ()
+        return self._finish(folder, decoded, kept, skipped, deep, notes)
 
     def _finish(
-        self, folder: Path, decoded: NDArray[np.uint16], kept: list[Item], skipped: list[tuple[str, str]], deep: bool
+        self,
+        folder: Path,
+        decoded: NDArray[np.uint16],
+        kept: list[Item],
+        skipped: list[tuple[str, str]],
+        deep: bool,
+        notes: tuple[str, ...],
     ) -> ImageDataset:
         """Write the images that were kept in their depth, and everything that is known of them."""
         dtype = np.uint16 if deep else np.uint8
@@ -177,6 +196,7 @@ class ImageFolder:
             title=self.options.title or f"images of {Path(self.options.roots[0]).resolve().name}",
             simulated=False,
             skipped=tuple(skipped),
+            notes=notes,
         )
         dataset.save(folder)
         return dataset
@@ -228,22 +248,23 @@ class ImageFolder:
             raise UnusableError(item.fault)
         return read_raw(item.path, MAX_PIXELS, page=item.page, own_window=self.options.dicom_window)
 
-    def _read(self, item: Item, span: tuple[float, float] | None = None) -> tuple[Array | None, str, int]:
-        """Return the image as float32 [channels, height, width] in [0, 1], or why it is left out; and its bits."""
+    def _read(self, item: Item, span: tuple[float, float] | None = None) -> tuple[Array | None, str, _Stored]:
+        """Return the image as float32 [channels, height, width] in [0, 1], or why it is left out; and how it is stored."""
         options = self.options
         try:
             raw = self._raw(item)
             values = self._intensities(raw, span, item)
             if np.ptp(values) == 0 and not options.keep_constant:
                 raise UnusableError("constant: every pixel is the same")
-            return resized(coloured(values, options.channels), options.image_size, options.fit), "", raw.bits
+            stored = _Stored(raw.bits, (values.shape[0], values.shape[1]))
+            return resized(coloured(values, options.channels), options.image_size, options.fit), "", stored
         except InputError:
             raise
         except UnusableError as error:
-            return None, str(error), 0
+            return None, str(error), _Stored()
         except Exception as error:  # whatever a damaged file makes a decoder raise, it is that one image's fault
             reason = (str(error).splitlines() or [""])[0].replace(str(item.path), item.name)
-            return None, f"can't be read: {reason or type(error).__name__}", 0
+            return None, f"can't be read: {reason or type(error).__name__}", _Stored()
 
     def _intensities(self, raw: Raw, span: tuple[float, float] | None, item: Item) -> Array:
         values = raw.values

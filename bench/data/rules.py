@@ -5,6 +5,7 @@ Pure functions on arrays; which files there are and what they hold is told elsew
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 
+STRETCH = 0.02
+"""Change of the ratio of height to width up to which nobody calls an image stretched: rounding to whole pixels."""
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """Grey from colour: ITU-R BT.601."""
 
@@ -57,3 +60,24 @@ def resized(values: Array, size: tuple[int, int], fit: Literal["stretch", "pad"]
     top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
     sides = ((0, 0), (top, height - inner[0] - top), (left, width - inner[1] - left))
     return np.pad(values, sides)
+
+
+def stretched(shapes: Mapping[tuple[int, int], int], size: tuple[int, int]) -> int:
+    """Count the images that get another shape by becoming `size`; `shapes`: height and width -> number of images."""
+    return sum(count for shape, count in shapes.items() if _bends(shape, size))
+
+
+def stretching(shapes: Mapping[tuple[int, int], int], size: tuple[int, int]) -> str:
+    """Say which images get another shape by becoming `size`: '30 images of 40x60 and 3 of 2 other sizes are stretched'."""
+    bent = {shape: count for shape, count in shapes.items() if _bends(shape, size)}
+    if not bent:
+        return ""
+    height, width = max(bent, key=lambda shape: bent[shape])
+    count = bent.pop((height, width))
+    others = f" and {sum(bent.values()):,} of {len(bent):,} other size{'s' * (len(bent) > 1)}" if bent else ""
+    are = "is" if count == 1 and not bent else "are"
+    return f"{count:,} image{'s' * (count > 1)} of {height}x{width}{others} {are} stretched to {size[0]}x{size[1]}"
+
+
+def _bends(shape: tuple[int, int], size: tuple[int, int]) -> bool:
+    return abs(shape[0] * size[1] - shape[1] * size[0]) > STRETCH * shape[0] * size[1]

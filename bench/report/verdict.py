@@ -155,6 +155,7 @@ def warnings(results: Results) -> list[str]:
         found.append("The budget was wall-clock minutes: these results can't be reproduced bit by bit.")
     if len(environments(results)) > 1:
         found.append("The runs come from different environments: their costs can't be compared.")
+    found += [f"Data: {note}." for note in results.data.get("notes") or ()]
     if results.data.get("skipped"):
         found.append(f"{results.data['skipped']} images could not be used and were left out.")
     return found
