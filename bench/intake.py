@@ -16,6 +16,7 @@ import numpy as np
 from bench.data.dicom import SUFFIXES as DICOM
 from bench.data.images import MAX_PIXELS
 from bench.data.pixels import raw_values
+from bench.data.rules import stretched, stretching
 from bench.errors import InputError
 from bench.sides import ARRAYS, Side, image_files, read_array
 
@@ -39,7 +40,7 @@ class Look:
     kinds: frozenset[str] = frozenset()
     """'JPEG' and other formats of files."""
     classes: frozenset[str] = frozenset()
-    """Folders that images lie in, where they don't lie in one."""
+    """Folders that images lie in, where they don't lie in one; or an array's labels."""
     transparent: int = 0
     """Images with pixels that are not opaque."""
     left: str = ""
@@ -53,9 +54,10 @@ def look(path: Path, option: str) -> Look:
         InputError: no such folder or array, or nothing in it that can be read.
     """
     if path.suffix.lower() in ARRAYS:
-        images = read_array(path, option)
+        stored = read_array(path, option)
+        images, classes = stored.images, frozenset(() if stored.classes is None else stored.classes.tolist())
         colour = images.shape[1] == 3 and bool((images != images[:, :1]).any())
-        return Look(Counter({(images.shape[2], images.shape[3]): len(images)}), colour)
+        return Look(Counter({images.shape[2:]: len(images)}), colour, classes=classes, left=stored.left)
     from PIL import Image
 
     sizes: Counter[tuple[int, int]] = Counter()
@@ -80,7 +82,8 @@ def look(path: Path, option: str) -> Look:
                 raw, bits = raw_values(file, MAX_PIXELS)
                 if bits > 8:
                     deep += 1
-                    low, high = min(low, float(np.nanmin(raw))), max(high, float(np.nanmax(raw)))
+                    finite = raw[np.isfinite(raw)]  # an image with others is left out, and named, when it is read
+                    low, high = min(low, float(finite.min())), max(high, float(finite.max()))
                 colour = colour or (raw.ndim == 3 and bool((raw != raw[..., :1]).any()))
         except Exception:  # whatever a decoder raises: the reader names and counts it
             continue
@@ -176,6 +179,8 @@ def remarks(looks: Mapping[str, Look], sides: Mapping[str, Side], size: tuple[in
             found.append(f"warning: {option}: {seen.transparent:,} images have transparency, which is dropped")
         if set(seen.sizes) != {size}:
             found.append(f"{option}: resized to {size[0]}x{size[1]} (bicubic, antialiased)")
+        if bent := stretching(seen.sizes, size):
+            found.append(f"warning: {option}: {bent}, another aspect ratio: their content is distorted")
         if seen.colour and channels == 1:
             found.append(f"{option}: colour turned to grey (ITU-R BT.601)")
     real, generated = looks["--real"], looks["--generated"]
@@ -189,6 +194,13 @@ def remarks(looks: Mapping[str, Look], sides: Mapping[str, Side], size: tuple[in
     for option, side in sides.items():
         told.append(f"{option.lstrip('-')} {side.images.min()} to {side.images.max()}, mean {side.images.mean():.1f}")
     return [*found, f"grey levels of 255: {'; '.join(told)}", *_doubles(sides)]
+
+
+def distorted(looks: Mapping[str, Look], size: tuple[int, int]) -> str:
+    """Say in few words how many images of the two sides are stretched; '' if none is."""
+    counts = {option.lstrip("-"): stretched(looks[option].sizes, size) for option in ("--real", "--generated")}
+    told = " and ".join(f"{count} {side}" for side, count in counts.items() if count)
+    return f"{told} images stretched" if told else ""
 
 
 def known_images(real: Side, generated: Side) -> int:

@@ -22,7 +22,7 @@ from bench.data.splits import Split
 from bench.errors import InputError, UnavailableError
 from bench.evaluate import ALL, Drawn, Protocol, Scorer, make_protocol
 from bench.extractors import build_extractor, state_of
-from bench.intake import check_classes, check_range, common_shape, known_images, look, remarks
+from bench.intake import check_classes, check_range, common_shape, distorted, known_images, look, remarks
 from bench.metrics.features import Extracted, FeatureExtractor
 from bench.metrics.inception import weights_at_hand
 from bench.metrics.records import GROUPS, MEASURES
@@ -158,9 +158,10 @@ def score(
     found, _ = scorer.score(draw, conditional=conditional, emit=lambda _, **told: progress(
         "scoring", told["fraction"], f"{told['detail']} of {spec.draws}"
     ))  # fmt: skip
-    if copies := known_images(real, generated):
-        for row in found:
-            row["flag"] = "; ".join(part for part in (row["flag"], f"{copies} real images among these") if part)
+    copies = known_images(real, generated)
+    told_of_all = [f"{copies} real images among these" if copies else "", distorted(looks, size)]
+    for row in found:
+        row["flag"] = "; ".join(part for part in (row["flag"], *told_of_all) if part)
     rows = [{"set": "generated", **row} for row in found if row["draws"]]  # not classes that are too small
     rows += _of_real(request, data, split, protocol, spec, extractors, real, real_found, conditional)
     rows += _floor(request, data, split, spec, extractors, real, real_found, generated, generated_found, say, progress)

@@ -14,7 +14,10 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
+from bench.data.files import visible
 from bench.data.images import SUFFIXES, ImageFolder
+from bench.data.naming import class_names
+from bench.data.rules import coloured, resized
 from bench.errors import InputError
 
 LEAST = 10
@@ -92,10 +95,9 @@ def image_files(path: Path, option: str) -> tuple[list[Path], str]:
         every = [entry for entry in here if not entry.is_dir()]
         for folder in here:  # one by one: a link to a folder counts as one
             if folder.is_dir():
-                every += [entry for entry in sorted(folder.rglob("*")) if not entry.is_dir()]
+                every += [entry for entry in visible(folder) if not entry.is_dir()]
     except OSError as error:
         raise InputError(f"{option} {path}: can't be read: {error.strerror}") from None
-    every = [entry for entry in every if not entry.name.startswith(".")]
     files = [entry for entry in every if entry.suffix.lower() in SUFFIXES and entry.is_file()]
     others = Counter(
         "links that lead nowhere" if not entry.exists() else entry.suffix.lower() or "files without suffix"
@@ -109,11 +111,23 @@ def image_files(path: Path, option: str) -> tuple[list[Path], str]:
     return files, left
 
 
-def read_array(path: Path, option: str) -> np.ndarray:
-    """Read an array of images as uint8 [n, C, H, W].
+@dataclass(frozen=True)
+class ArrayFile:
+    """What a .npy or .npz holds."""
+
+    images: np.ndarray
+    """uint8 [n, C, H, W]."""
+    classes: np.ndarray | None = None
+    """The name of each image's class [n], as a folder's name would be; None without labels."""
+    left: str = ""
+    """Other arrays, which are not read."""
+
+
+def read_array(path: Path, option: str) -> ArrayFile:
+    """Read an array of images, and the labels beside it.
 
     Taken: [n, H, W], [n, C, H, W] or [n, H, W, C] with 1 or 3 channels; uint8, or floats in [0, 1]. An .npz must hold one
-    array, or one named 'images'.
+    array, or one named 'images'; one named 'labels' beside it, a whole number or a text for each image, names its class.
     """
     try:
         loaded = np.load(path, allow_pickle=False)
@@ -123,14 +137,42 @@ def read_array(path: Path, option: str) -> np.ndarray:
         raise InputError(
             f"{option} {path}: can't be read as an array: {(str(error).splitlines() or [''])[0]}"
         ) from None
+    labels, left = None, ""
     if isinstance(loaded, np.lib.npyio.NpzFile):
-        name = "images" if "images" in loaded.files else loaded.files[0] if len(loaded.files) == 1 else None
+        archive = loaded
+        name = "images" if "images" in archive.files else archive.files[0] if len(archive.files) == 1 else None
         if name is None:
-            raise InputError(f"{option} {path}: holds {', '.join(loaded.files) or 'nothing'}; name one array 'images'")
-        try:
-            loaded = loaded[name]
-        except Exception as error:  # a member of the archive that is damaged
-            raise InputError(f"{option} {path}: can't read {name!r}: {(str(error).splitlines() or [''])[0]}") from None
+            raise InputError(f"{option} {path}: holds {', '.join(archive.files) or 'nothing'}; name one array 'images'")
+        loaded = _member(archive, name, path, option)
+        if "labels" in archive.files and name != "labels":
+            labels = _member(archive, "labels", path, option)
+        left = ", ".join(f"array {other!r}" for other in archive.files if other not in (name, "labels"))
+    return ArrayFile(_as_images(loaded, path, option), _as_classes(labels, len(loaded), path, option), left)
+
+
+def _member(archive: np.lib.npyio.NpzFile, name: str, path: Path, option: str) -> np.ndarray:
+    try:
+        return archive[name]
+    except Exception as error:  # a member of the archive that is damaged
+        raise InputError(f"{option} {path}: can't read {name!r}: {(str(error).splitlines() or [''])[0]}") from None
+
+
+def _as_classes(labels: np.ndarray | None, count: int, path: Path, option: str) -> np.ndarray | None:
+    """Names of classes; labels that are all the same make none."""
+    if labels is None:
+        return None
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.shape != (count,) or labels.dtype.kind not in "iubU":
+        raise InputError(
+            f"{option} {path}: 'labels' are {labels.dtype} {list(labels.shape)} beside {count} images; store one whole "
+            "number or text for each image, or leave them out"
+        )
+    names = labels.astype(np.int64).astype(str) if labels.dtype.kind in "iub" else labels
+    return names if len(np.unique(names)) > 1 else None
+
+
+def _as_images(loaded: np.ndarray, path: Path, option: str) -> np.ndarray:
     if loaded.ndim == 3:
         loaded = loaded[:, None]
     if loaded.ndim == 4 and loaded.shape[1] not in (1, 3) and loaded.shape[3] in (1, 3):
@@ -151,19 +193,22 @@ def read_array(path: Path, option: str) -> np.ndarray:
     return np.rint(np.ascontiguousarray(loaded, dtype=np.float64) * 255).astype(np.uint8)
 
 
-def _from_array(images: np.ndarray, size: tuple[int, int], channels: int) -> Side:
-    from PIL import Image
+def _from_array(file: ArrayFile, size: tuple[int, int], channels: int) -> Side:
+    images, names = file.images, (ONE,)
+    if images.shape[1:] != (channels, *size):
+        images = np.stack([_brought(image, channels, size) for image in images])
+    labels = None
+    if file.classes is not None:  # in the order that folders of these names have
+        names = class_names(None, set(file.classes.tolist()))
+        labels = np.array([names.index(name) for name in file.classes.tolist()], np.int64)
+    return Side(images, labels, names, np.array([str(index) for index in range(len(images))]))
 
-    if images.shape[1] == 3 and channels == 1:
-        images = np.stack([np.asarray(Image.fromarray(i.transpose(1, 2, 0)).convert("L"))[None] for i in images])
-    if images.shape[1] == 1 and channels == 3:
-        images = np.repeat(images, 3, axis=1)
-    if images.shape[2:] != size:
-        method = Image.Resampling.BICUBIC
-        images = np.stack(
-            [[np.asarray(Image.fromarray(plane).resize(size[::-1], method)) for plane in image] for image in images]
-        )
-    return Side(images, None, (ONE,), np.array([str(index) for index in range(len(images))]))
+
+def _brought(image: np.ndarray, channels: int, size: tuple[int, int]) -> np.ndarray:
+    """Bring one image [c, h, w] to these channels and this size, by the rule for files."""
+    values = image.astype(np.float32) / np.float32(255)
+    upright = values[0] if len(values) == 1 else values.transpose(1, 2, 0)
+    return np.rint(resized(coloured(upright, channels), size, "stretch") * 255).astype(np.uint8)
 
 
 def _from_folder(
@@ -184,6 +229,11 @@ def _from_folder(
     options |= {"keep_constant": option == "--generated", "max_skipped_fraction": max(_PUT_UP_WITH, 1 / len(files))}
     with tempfile.TemporaryDirectory() as scratch:
         where = path.resolve()
+        if flat and where.name.startswith("."):  # as a class's folder it would be taken for a hidden one
+            shown = Path(scratch) / "root" / (where.name.lstrip(".") or "images")
+            shown.parent.mkdir()
+            shown.symlink_to(where, target_is_directory=True)
+            where = shown
         options |= {"root": str(where.parent), "classes": (where.name,)} if flat else {"root": str(where)}
         try:
             data = ImageFolder(ImageFolder.Options.model_validate(options)).prepare(Path(scratch), progress)

@@ -203,6 +203,22 @@ def test_mixed_and_different_sizes_are_asked_about(sides, tmp_path):
     scores(sides[0], other, image_size=(24, 24))
 
 
+def test_another_aspect_ratio_is_told_and_flagged(sides, tmp_path):
+    """What is stretched looks like nothing that was scanned; an array is no different from a folder."""
+    wide = blobs(60, 1, 30)[:, :, :20]
+    lines: list[str] = []
+    found = scores(sides[0], save(tmp_path / "wide", wide), lines, image_size=(24, 24))
+    told = "warning: --generated: 60 images of 20x30 are stretched to 24x24, another aspect ratio"
+    assert sum(line.startswith(told) for line in lines) == 1
+    assert not any("--real" in line and "stretched" in line for line in lines)
+    assert found["generated", "all", "recall"]["flag"].endswith("; 60 generated images stretched")
+    np.save(tmp_path / "wide.npy", wide)
+    again = scores(sides[0], tmp_path / "wide.npy", image_size=(24, 24))
+    for key, row in found.items():
+        assert again[key]["mean"] == pytest.approx(row["mean"], rel=1e-3, abs=1e-3), key
+        assert again[key]["flag"] == row["flag"]
+
+
 def test_one_corrupt_file_is_named_and_left_out(sides):
     (sides[1] / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing more")
     lines = []
@@ -264,6 +280,65 @@ def test_unclear_arrays_are_refused(sides, tmp_path, array, expected):
         scores(sides[0], tmp_path / "array.npy")
 
 
+def classed(path, counts=(30, 30), labels=None, seed=0, **others):
+    """Blobs of several classes in one .npz, mixed, as `labels` name them."""
+    names = np.repeat(np.arange(len(counts)), counts)
+    images = np.concatenate([blobs(count, seed + number) for number, count in enumerate(counts)])
+    order = np.random.default_rng(0).permutation(len(names))
+    given = names if labels is None else np.asarray(labels)[names]
+    np.savez(path, images=images[order], labels=given[order], **others)
+    return path
+
+
+def test_labels_beside_images_are_their_classes(tmp_path):
+    """As folders of the same names are: the same numbers, whichever way either side is stored."""
+    for number, name in enumerate(("benign", "malignant")):
+        save(tmp_path / "real" / name, blobs(30, number))
+        save(tmp_path / "generated" / name, blobs(30, 10 + number))
+    real = classed(tmp_path / "real.npz", labels=["benign", "malignant"])
+    generated = classed(tmp_path / "generated.npz", labels=["benign", "malignant"], seed=10)
+    folders = scores(tmp_path / "real", tmp_path / "generated", draws=1)
+    for sides in ((real, generated), (tmp_path / "real", generated)):
+        arrays = scores(*sides, draws=1)
+        assert {group for _, group, _ in arrays} == {"all", "benign", "malignant"}
+        for key in folders:
+            if key[0] == "generated" and "diversity" not in key[2] and "infinity" not in key[2]:  # those draw at random
+                assert arrays[key]["mean"] == pytest.approx(folders[key]["mean"], rel=1e-5, abs=1e-6), key
+    numbers = classed(tmp_path / "numbers.npz", seed=10)
+    with pytest.raises(InputError, match="only on one side: 0, 1, benign, malignant"):
+        scores(real, numbers)
+    alike = classed(tmp_path / "alike.npz", labels=["x", "x"], seed=10)
+    lines: list[str] = []
+    assert {group for _, group, _ in scores(real, alike, lines)} == {"all"}
+    assert any("only the real images have classes" in line for line in lines)
+
+
+def test_what_else_stands_in_an_archive_is_told_or_refused(sides, tmp_path):
+    lines: list[str] = []
+    scores(sides[0], classed(tmp_path / "more.npz", subject=np.arange(60)), lines, measures=("frechet_distance",))
+    assert "--generated: not read: array 'subject'" in lines
+    for labels in (np.zeros(59, int), np.zeros((60, 2), int), np.linspace(0, 1, 60)):
+        np.savez(tmp_path / "wrong.npz", images=blobs(60, 1), labels=labels)
+        with pytest.raises(
+            InputError, match=r"'labels' are .* beside 60 images; store one whole number or text for each"
+        ):
+            scores(sides[0], tmp_path / "wrong.npz")
+
+
+def test_hidden_folders_are_read_when_named_and_not_when_found(sides, tmp_path):
+    """Checkpoints of notebooks lie beside images; a folder that is named is meant."""
+    expected = scores(*sides)["generated", "all", "frechet_distance"]
+    hidden = sides[1].rename(tmp_path / ".generated")
+    found = scores(sides[0], hidden)["generated", "all", "frechet_distance"]
+    assert (found["mean"], found["n_generated"]) == (expected["mean"], 60)
+    for number, name in enumerate(("left", "right")):
+        save(tmp_path / "by class" / name, blobs(20, number))
+        save(tmp_path / "by class" / name / ".ipynb_checkpoints", blobs(20, number))
+    lines: list[str] = []
+    scores(tmp_path / "by class", hidden, lines, measures=("frechet_distance",))
+    assert any(line.startswith("40 real and 60 generated") for line in lines)
+
+
 @given(content=st.binary(max_size=300), suffix=st.sampled_from([".npy", ".npz"]))
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes_as_an_array_are_one_message(tmp_path, content, suffix):
@@ -303,6 +378,14 @@ def test_without_inception_weights_it_is_said_how_to_have_them(sides, monkeypatc
     lines = []
     scores(*sides, lines, measures=("frechet_distance",))
     assert any("--features inception" in line and "BENCH_INCEPTION_WEIGHTS" in line for line in lines)
+
+
+def test_unknown_weights_are_named_beside_every_number_on_them(sides, tmp_path, monkeypatch):
+    extractor = FEATURES.get("random")
+    monkeypatch.setattr(extractor, "doubt", "weights not the official ones (sha256 0123)")
+    found = scores(*sides)
+    for row in found.values():
+        assert ("weights not the official ones (sha256 0123)" in row["flag"]) is bool(row["features"]), row
 
 
 def test_copies_of_real_images_are_flagged(sides):
@@ -368,6 +451,25 @@ def test_signed_and_float_values_ask_for_their_whole_span(sides, tmp_path):
     found = scores(sides[0], folder, window=(-1, 1), n=30)["generated", "all", "frechet_distance"]["mean"]
     expected = scores(sides[0], save(tmp_path / "plain", blobs(30, 1)), n=30)["generated", "all", "frechet_distance"]
     assert found == pytest.approx(expected["mean"], rel=1e-3)
+
+
+def test_values_that_are_not_finite_do_not_spoil_the_advice(sides, tmp_path):
+    tifffile = pytest.importorskip("tifffile", reason="needs tifffile to write odd TIFFs")
+    folder = tmp_path / "floats"
+    folder.mkdir()
+    for number, image in enumerate(blobs(60, 1)):
+        values = image[0].astype(np.float32)
+        if number < 2:
+            values[3, 4] = np.inf if number else np.nan
+        tifffile.imwrite(folder / f"{number:03d}.tif", values / 255)
+    with pytest.raises(InputError, match=r"no value above (0\.\d+|1) and none below 0.*: --window 0 (0\.\d+|1)$"):
+        scores(sides[0], folder)
+    with pytest.raises(InputError, match=r"--generated: 2 of 60 images can't be used \(.*values that are not finite"):
+        scores(sides[0], folder, window=(0, 1))
+    (folder / "001.tif").unlink()
+    lines: list[str] = []
+    assert scores(sides[0], folder, lines, window=(0, 1))["generated", "all", "recall"]["n_generated"] == 58
+    assert "left out: floats/000.tif: holds values that are not finite" in lines
 
 
 def test_links_to_class_folders_count(tmp_path):

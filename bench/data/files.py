@@ -118,6 +118,12 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
+def visible(folder: Path) -> list[Path]:
+    """Everything below a folder, sorted, but what is hidden: by its own name or by that of a folder it lies in."""
+    found = sorted(folder.rglob("*"))
+    return [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+
+
 def _from_folders(options: FileOptions, roots: list[Path]) -> Iterator[Item]:
     folders_of = [sorted(path for path in root.iterdir() if path.is_dir()) for root in roots]
     folders = [[path for path in own if not path.name.startswith(".")] for own in folders_of]
@@ -131,7 +137,7 @@ def _from_folders(options: FileOptions, roots: list[Path]) -> Iterator[Item]:
         for folder in folders[index]:
             if (label := options.label(folder.name)) is None:
                 continue
-            images = [path for path in sorted(folder.rglob("*")) if is_image(path)]
+            images = [path for path in visible(folder) if is_image(path)]
             for path in images:
                 name = prefix + path.relative_to(root).as_posix()
                 yield Item(path, name, label, options.subject(path.name, name))
