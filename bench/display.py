@@ -30,8 +30,11 @@ def results_table(folder: Path) -> Table | None:
     if not rows:
         return None
     flagged = any("†" in cell for row in rows for cell in row)
-    caption = "† too few images (FD: n < 2d, so biased upwards; C_T: real ones): see the report" if flagged else None
-    table = Table(title=folder.name, caption=caption, header_style="bold", row_styles=["", "dim"], pad_edge=False)
+    told = ["† too few images (FD: n < 2d, so biased upwards; C_T: real ones): see the report"] if flagged else []
+    told += [f"{name}: {entry['doubt']}" for name, entry in results.features.items() if entry.get("doubt")]
+    table = Table(
+        title=folder.name, caption="\n".join(told) or None, header_style="bold", row_styles=["", "dim"], pad_edge=False
+    )
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:

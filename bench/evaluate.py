@@ -256,16 +256,17 @@ class Scorer:
                 return []
             back.append((images.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
         returned = np.concatenate(back)
-        found = reconstruction_scores(given=given, returned=returned, names=self._names)
+        found, doubts = reconstruction_scores(given=given, returned=returned, names=self._names), {}
         if "lpips_reconstruction" in self._names:
             try:
                 lpips = LPIPS(device=device)
+                doubts["lpips_reconstruction"] = lpips.doubt
                 found.take(["lpips_reconstruction"], lambda: [lpips.pairs(first=given, second=returned).mean()])
             except UnavailableError as error:
                 found.values["lpips_reconstruction"] = math.nan
                 found.reasons["lpips_reconstruction"] = str(error)
         return [
-            self._row((ALL, "", measure), len(indices), [value], {}, found.reasons.get(measure))
+            self._row((ALL, "", measure), len(indices), [value], {}, found.reasons.get(measure), doubts.get(measure))
             for measure, value in found.values.items()
         ]
 
@@ -327,6 +328,7 @@ class Scorer:
         found: list[float],
         replicates: dict[str, list[float]],
         reason: str | None = None,
+        doubt: str | None = None,
     ) -> dict[str, Any]:
         """The row of a number; where it could not be had of every draw there is none, and the flag says why."""
         group, features, measure = key
@@ -349,6 +351,8 @@ class Scorer:
             flags.append("n < 2d")
         if measure in GROUPS["memorization"]:
             flags += shortage(training=len(self._split.train), validation=len(self._split.validation))
+        if doubt := doubt or (self._extractors[features].doubt if features else ""):
+            flags.append(doubt)
         if n_generated < n_real:
             flags.append(f"only {n_generated} images")
         return {

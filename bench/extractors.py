@@ -45,4 +45,5 @@ def state_of(extractor: FeatureExtractor) -> dict[str, Any]:
         "version": extractor.version,
         "backend": extractor.backend,
         "details": extractor.details,
+        "doubt": extractor.doubt,
     }

@@ -253,8 +253,11 @@ def test_without_weights_one_line_says_what_to_do(name, monkeypatch, tmp_path):
 
 
 def test_known_hashes_make_weights_official():
-    from bench.metrics.weights import described
+    from bench.metrics.weights import described, doubt
 
     assert described("vgg16", "397923af" + 56 * "0") == "official"
     assert described("dinov2-vit-s-14", 64 * "1").startswith("custom")  # their authors tell no hash
+    assert doubt("vgg16", "397923af" + 56 * "0") == ""
+    assert doubt("vgg16", 64 * "0") == f"weights not the official ones (sha256 {16 * '0'})"
+    assert doubt("dinov2-vit-s-14", 64 * "1").startswith("weights unverified: ")
     assert fidelity._DINOv2Features.version == "1"

@@ -94,6 +94,7 @@ def test_details_name_the_weights(weights, extractor):
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
     assert extractor.details["weights"] == f"custom sha256:{digest}"
     assert digest in extractor.backend
+    assert extractor.doubt == f"weights not the official ones (sha256 {digest})"
     assert extractor.has_logits
     extractor.self_check()
 
@@ -135,6 +136,19 @@ def test_unfit_files_are_refused(weights, tmp_path):
     torch.save({"weight": torch.ones(3)}, path)
     with pytest.raises(UnavailableError, match="another network"):
         InceptionFeatures(weights=path)
+
+
+@pytest.mark.parametrize(("value", "message"), [(0.0, "the same numbers"), (torch.nan, "not finite")])
+def test_weights_that_compute_nothing_are_refused(weights, tmp_path, monkeypatch, value, message):
+    """Of the right names and shapes: the last block's in one case, the classifier's in the other."""
+    state = torch.load(weights, weights_only=True)
+    for name in state:
+        if name.startswith("fc." if value else "Mixed_7c") and name.endswith("weight"):
+            state[name] = torch.full_like(state[name], value)
+    torch.save(state, tmp_path / "weights.pth")
+    monkeypatch.setattr(InceptionFeatures, "batch_size", 2)
+    with pytest.raises(UnavailableError, match=message):
+        InceptionFeatures(weights=tmp_path / "weights.pth").self_check()
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.display import results_table
 from bench.metrics.records import FEW_TRAINING, FEW_VALIDATION
 from bench.report import tables
 from bench.report.pairs import able, left_out, pair_tables, pairs, pairs_frame
@@ -153,6 +154,23 @@ def test_a_dagger_stands_beside_every_number_of_too_few_images(results: Results)
     assert not any("†" in cell.text for _, rows in main.sections for row in rows for cell in row)
     assert by_class.sections[0][0].startswith("Floor"), "the floor at the same n stands above"
     assert "n < 2d" in set(tables.class_summary(results)["flag"])
+
+
+def test_weights_that_nobody_knows_are_named_beside_their_numbers(tmp_path: Path) -> None:
+    doubt = "weights not the official ones (sha256 0123456789abcdef)"
+    folder = fixture.write_results(tmp_path / "custom")
+    told = json.loads((folder / "reference.json").read_text())
+    told["features"]["domain"]["doubt"] = doubt
+    (folder / "reference.json").write_text(json.dumps(told))
+    found = read_results(folder)
+    main = tables.main_table(found)
+    distances = [column for column in main.columns if column.title.startswith("FD")]
+    assert distances
+    assert all(f"domain, {doubt}, vs test" in column.detail for column in distances)
+    assert f"Numbers on domain features: {doubt}." in main.notes
+    shown = results_table(folder)
+    assert shown is not None
+    assert f"domain: {doubt}" in str(shown.caption)
 
 
 @pytest.mark.parametrize("flag", [FEW_TRAINING, FEW_VALIDATION])

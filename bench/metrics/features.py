@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from bench.metrics.inception import InceptionFeatures as InceptionFeatures
 
 Images = NDArray[np.uint8]
+ALIKE = 1e-6
+"""Distance of two check images' features over the features' norm up to which an extractor tells nothing apart."""
 
 _ELSEWHERE = {"DomainFeatures": "bench.metrics.domain", "InceptionFeatures": "bench.metrics.inception"}
 
@@ -59,6 +61,8 @@ class FeatureExtractor(ABC):
     """One sentence: what becomes of channels, size and grey levels."""
     dimensions: int
     has_logits: bool = False
+    doubt: str = ""
+    """What must stand beside every number on these features, without comma or semicolon."""
     classifies: ClassVar[bool] = False
     """Whether the logits are those of the data's own classes, from a classifier trained on real images."""
 
@@ -108,14 +112,15 @@ class FeatureExtractor(ABC):
         Raises:
             UnavailableError: what it gives is not finite, the same for different images, or of the wrong width.
         """
-        features = self(check_images(self._check_shape()))[0]
-        if not torch.isfinite(features).all():
+        features, logits = self(check_images(self._check_shape()))
+        if not all(torch.isfinite(found).all() for found in (features, logits) if found is not None):
             raise UnavailableError(f"features {self.name!r}: the check images give values that are not finite")
         if features.shape != (2, self.dimensions):
             raise UnavailableError(
                 f"features {self.name!r}: {features.shape[1]} numbers, {self.dimensions} were promised"
             )
-        if torch.equal(features[0], features[1]):
+        apart = (features[0] - features[1]).double().norm()
+        if not apart > ALIKE * features.double().norm():  # equal but for rounding is equal
             raise UnavailableError(f"features {self.name!r}: two different check images give the same numbers")
 
     def _check_shape(self) -> tuple[int, int, int]:

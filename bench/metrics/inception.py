@@ -120,7 +120,9 @@ class _Convolution(nn.Module):
     def _state(self) -> tuple[int, ...]:
         """What changes whenever the weights do, in place or by another tensor."""
         return tuple(
-            part for own in (self.convolution.weight, self.convolution.bias) for part in (own._version, own.data_ptr())  # type: ignore[union-attr]
+            part
+            for own in (self.convolution.weight, self.convolution.bias)
+            for part in (own._version, own.data_ptr())  # type: ignore[union-attr]
         )
 
     def _pack(self, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:

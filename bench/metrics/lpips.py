@@ -22,6 +22,7 @@ from bench.errors import UnavailableError
 from bench.metrics.features import three_channels
 from bench.metrics.networks import read_tensors
 from bench.metrics.statistics import Array
+from bench.metrics.weights import doubt, sha256
 
 Images = NDArray[np.uint8]
 
@@ -63,6 +64,8 @@ class LPIPS:
         except (RuntimeError, KeyError) as error:
             first = str(error).splitlines()[0]
             raise UnavailableError(f"LPIPS: the files in {home} hold another network's weights ({first})") from None
+        self.doubt = doubt("vgg16", sha256(home / VGG16))
+        """What must stand beside every number on these weights; '' for the published ones."""
         self._device = torch.device(device)
         self._network: nn.Sequential = network.eval().requires_grad_(False).to(self._device)
         self._weights = [weight.float().to(self._device) for weight in weights]

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from bench.errors import UnavailableError
 from bench.metrics.features import FeatureExtractor, Images, check_images, three_channels
-from bench.metrics.weights import advice, described, find_weights, sha256
+from bench.metrics.weights import advice, described, doubt, find_weights, sha256
 
 Precision = Literal["float32", "bfloat16"]
 CHECKED = 16
@@ -134,7 +134,8 @@ class NetworkFeatures(FeatureExtractor):
     ) -> None:
         super().__init__(device=device)
         path = find_weights(self.name, weights)
-        self._weights = described(self.name, sha256(path))
+        digest = sha256(path)
+        self._weights, self.doubt = described(self.name, digest), doubt(self.name, digest)
         trunk = self._build(path).requires_grad_(False).eval()
         trunk = trunk.to(self.device).to(memory_format=torch.channels_last)
         self._runner = Runner(trunk, name=self.name, device=self.device, precision=precision, compiled=compiled)

@@ -132,6 +132,18 @@ def described(name: str, digest: str) -> str:
     return "official" if expected and digest.startswith(expected) else f"custom sha256:{digest[:16]}"
 
 
+def doubt(name: str, digest: str) -> str:
+    """Say what a reader must know of numbers on a file of weights; '' for the published ones.
+
+    Tensors of the right shapes compute something whatever is in them, so only the hash tells whose they are.
+    """
+    if described(name, digest) == "official":
+        return ""
+    if ORIGINS[name].digest:
+        return f"weights not the official ones (sha256 {digest[:16]})"
+    return f"weights unverified: their authors publish no hash (sha256 {digest[:16]})"
+
+
 def _download(name: str, path: Path) -> None:
     """Fetch the weights, check their hash where it is known, and only then put them in their place.
 

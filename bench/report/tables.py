@@ -267,7 +267,8 @@ def number_name(results: Results, key: Key) -> Column:
     measure = MEASURES.get(key.measure)
     short = SHORT.get(key.measure) or (measure.title if measure else key.measure)
     about = {run.scores[key].about for run in results.runs if key in run.scores} - {""}
-    parts = [key.features, AGAINST.get(key.measure, "vs test"), about.pop() if len(about) == 1 else ""]
+    doubt = str((results.features.get(key.features) or {}).get("doubt") or "")
+    parts = [key.features, doubt, AGAINST.get(key.measure, "vs test"), about.pop() if len(about) == 1 else ""]
     return Column(f"{short}{n}", ", ".join(part for part in parts if part))
 
 
@@ -558,6 +559,8 @@ def _notes(
     for name, entry in results.features.items():
         if entry.get("status") != "ok":
             notes.append(f"No numbers on {name} features: {entry.get('reason') or entry.get('status')}.")
+        elif entry.get("doubt"):
+            notes.append(f"Numbers on {name} features: {entry['doubt']}.")
     ended: dict[tuple[str, str], list[str]] = {}
     for run in (run for line in joined for run in line.runs if not run.finished):
         ended.setdefault((run.generator, said(run)), []).append(str(run.seed))
