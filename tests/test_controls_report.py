@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bench.metrics.records import MEASURES
@@ -40,7 +41,7 @@ def run(generator, changes=(), family=None, std=DEVIATION, status="finished"):
     return Run(generator, role, 0, status, "", family=family or generator, scores=scores)
 
 
-def results(*runs, floors=("floor_validation", "floor_fresh")):
+def results(*runs, floors=("floor_validation", "floor_fresh"), pool=0):
     return Results(
         folder=Path("nowhere"),
         name="controls",
@@ -55,7 +56,7 @@ def results(*runs, floors=("floor_validation", "floor_fresh")):
             "fingerprint": "f",
         },
         split={"by": "subject", "seed": 0, "leaking_subjects": 0, "train": 1, "validation": 1, "test": 1, "hash": "h"},
-        classes=(),
+        classes=[{"name": name, "train": 1000, "validation": pool, "test": 50} for name in CLASSES] if pool else (),
         protocol={"draws": 20, "samples_per_draw": 50, "n_class": 50, "n_all": 100, "measures": [], "replicates": 0},
         features={"domain": {"status": "ok", "dimensions": 8, "rule": "r", "version": "1", "details": {}}},
         suite={},
@@ -104,6 +105,50 @@ def test_memorization_asks_for_copies_alone():
     assert not judge("memorization", number(16.0, 0.0), floors).seen, "far from the training images is no copying"
     assert not judge("memorization", number(-2.5, 0.1), floors).seen, "nearer, but not below the report's threshold"
     assert not judge("memorization", number(16.0, 0.0), floors).fooled
+
+
+@pytest.mark.parametrize(
+    ("label", "pool", "taken"), [(ALL, 100, 0.5), (ALL, 75, 2 / 3), ("one", 200, 0.5), (ALL, 10**9, 0)]
+)
+def test_draws_that_share_images_are_taken_for_less_different_than_they_are(label, pool, taken):
+    """100 images a number, of all or of one class, from so many of each of two classes."""
+    key = Key(label, "domain", "frechet_distance")
+    worse = {key: 1.0 + (label != ALL) + 100 * DEVIATION}
+    found = results(run("blur", worse), floors=("floor_fresh",), pool=pool)
+    line = next(line for line in lines(found) if line.generator == "blur")
+    row = Asked("frechet_distance", "domain", label != ALL)
+    expected = 100 / math.hypot(1, 1 / math.sqrt(1 - taken))
+    assert sight(found, line, row).z == pytest.approx(expected, rel=1e-6)
+    again = results(run("few_images", worse), floors=("floor_fresh",), pool=pool)  # the same few in every draw
+    line = next(line for line in lines(again) if line.generator == "few_images")
+    assert sight(again, line, row).z == pytest.approx(100 / math.sqrt(2))
+
+
+def test_the_correction_is_that_of_a_sample_without_repetition():
+    """Means of 40 of 100 values: over draws from one pool they stray by sqrt(0.6) of what they do over fresh values."""
+    rng = np.random.default_rng(0)
+    inside = []
+    for _ in range(300):
+        pool = rng.normal(size=100)
+        inside.append(np.var([rng.permutation(pool)[:40].mean() for _ in range(30)], ddof=1))
+    fresh = np.var(rng.normal(size=(20_000, 40)).mean(axis=1), ddof=1)
+    assert math.sqrt(np.mean(inside) / 0.6) == pytest.approx(math.sqrt(fresh), rel=0.03)
+
+
+def test_draws_of_nearly_all_images_judge_nothing():
+    """Every draw is the same there, and any difference would be infinitely many of its deviations."""
+    few = results(run("blur", BLUR), run("one_mode", BLUR), floors=("floor_validation",), pool=52)
+    (table,) = fault_tables(few)
+    assert any(note.startswith("A draw takes over nine tenths of the real images") for note in table.notes)
+    assert set(cells(table).values()) <= {""}
+    check = next(check for check in checks(few) if check.name == "blur")
+    assert (check.ok, check.found.split(" Not measured")[0]) == (None, "Not judged.")
+    with_fresh = results(run("blur", BLUR), run("one_mode", BLUR), pool=52)  # its deviation is known, the blur's is not
+    (table,) = fault_tables(with_fresh)
+    pooled = table.sections[0][0]
+    assert cells(table)[pooled, "FD (domain)", "blur"] == ""
+    assert cells(table)[pooled, "FD (domain)", "one mode"].startswith("↓")
+    assert "so nothing can be judged of floor validation, blur: ask" in " ".join(table.notes)
 
 
 # ---- the table

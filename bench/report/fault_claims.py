@@ -8,6 +8,7 @@ families; `X by class` stands for the worst of measure X's numbers by class.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,8 @@ class Fault:
     """Measures that must see it, each on at least one set of features; else the control did not come out as expected."""
     must_not: tuple[str, ...] = ()
     """Measures that must not, on any features."""
+    drawn_from: Literal["validation", "train", ""] = "validation"
+    """Whose images a draw takes without repetition; '' where what comes is the same few, or one, in every draw."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,17 @@ _COPYING = ("memorization", "near_copies")
 
 FAULTS: dict[str, Fault] = {
     "held_out": Fault("Nothing: real validation images, the base of the other faults. Nothing may be seen."),
-    "training_copy": Fault(
-        "Copies of training images.", must=("memorization",), must_not=("frechet_distance", "recall")
+    "training_copy": Fault("Copies of training images.", ("memorization",), ("frechet_distance", "recall"), "train"),
+    "near_copy": Fault(
+        "Training images with a little noise and another brightness.", ("memorization",), drawn_from="train"
     ),
-    "near_copy": Fault("Training images with a little noise and another brightness.", must=("memorization",)),
-    "mean_image": Fault("The mean image of the class.", ("recall", "coverage", "frechet_distance"), _COPYING),
-    "one_mode": Fault("Only what lies near one image of each class.", ("recall", "coverage"), ("precision", *_COPYING)),
-    "few_images": Fault("A few images of each class over and over.", ("recall", "coverage"), ("precision", *_COPYING)),
+    "mean_image": Fault("The mean image of the class.", ("recall", "coverage", "frechet_distance"), _COPYING, ""),
+    "one_mode": Fault(
+        "Only what lies near one image of each class.", ("recall", "coverage"), ("precision", *_COPYING), ""
+    ),
+    "few_images": Fault(
+        "A few images of each class over and over.", ("recall", "coverage"), ("precision", *_COPYING), ""
+    ),
     "missing_classes": Fault(
         "Half of the classes never come.",
         ("recall", "coverage", "frechet_distance", "frechet_distance by class"),

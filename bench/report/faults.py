@@ -6,8 +6,12 @@ by more than `BEYOND` sampling deviations of a single draw:
     z = (distance of the fault's mean beyond the worst floor's mean) / sqrt(s_fault^2 + max s_floor^2),   seen: z > 3
 
 so one draw of n images shows it to whoever looks once; how many draws were taken does not matter but for the precision of
-z. A measure without a better direction is judged on both sides. C_T only asks for copies: nearer to the training images than
-the floors are, and below the report's own threshold. What lies beyond every floor on the good side by as much is taken for
+z. Draws of n out of N real images share some, and stray less than draws of fresh ones would: s is the deviation over draws
+divided by sqrt(1 - n/N), as of a sample of a finite population. Where a draw leaves less than a tenth of the images, draws
+are hardly different, nothing can be said of s, and nothing is judged.
+
+A measure without a better direction is judged on both sides. C_T only asks for copies: nearer to the training images than the
+floors are, and below the report's own threshold. What lies beyond every floor on the good side by as much is taken for
 *better than real*: the fault fools the measure.
 
 Every measure among the results takes part by its record; nothing is listed here by name but what was said beforehand
@@ -18,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from bench.metrics.records import MEASURES
@@ -30,6 +34,8 @@ BEYOND = 3.0
 """Sampling deviations of one draw by which a fault must lie beyond the floors."""
 MOST = 99.0
 """Larger effects are not told apart: a fault without any spread has an infinite one."""
+LEAST_LEFT = 0.1
+"""Share of the real images that a draw must leave to others for their deviation to mean something."""
 ALWAYS_THERE = ("training_copy", "mean_image")
 """Controls of every suite: alone they make no table of faults."""
 BY_CLASS = " by class"
@@ -87,10 +93,13 @@ def sight(results: Results, line: Line, row: Asked) -> Sight | None:
     labels = results.class_names if row.by_class else (ALL,)
     found = []
     for key in (Key(label, row.features, row.measure) for label in labels):
-        floors = [floor.numbers[key] for floor in _real(results) if key in floor.numbers]
+        floors = [_of_fresh(results, floor, key) for floor in _real(results) if key in floor.numbers]
         floors = [number for number in floors if math.isfinite(number.mean)]
-        if key in line.numbers and floors and math.isfinite(line.numbers[key].mean):
-            found.append(judge(row.measure, line.numbers[key], floors))
+        if key not in line.numbers or not any(math.isfinite(number.std) for number in floors):
+            continue
+        fault = _of_fresh(results, line, key)
+        if math.isfinite(fault.mean) and math.isfinite(fault.std):
+            found.append(judge(row.measure, fault, floors))
     return max(found, key=lambda one: (one.seen, one.z)) if found else None
 
 
@@ -110,6 +119,29 @@ def judge(measure: str, fault: Number, floors: Sequence[Number]) -> Sight:
         worse, good = max(above, below), 0.0
     z = _ratio(worse, noise) - _ratio(0.0 if copies else good, noise)
     return Sight(z, z > BEYOND and (not copies or fault.mean < COPYING))
+
+
+def _of_fresh(results: Results, line: Line, key: Key) -> Number:
+    """A number with the deviation that draws of fresh images would have; not a number where nothing can be said of it."""
+    number = line.numbers[key]
+    if number.draws < 2:
+        return replace(number, std=0.0)
+    left = _left(results, line, key)
+    return replace(number, std=number.std / math.sqrt(left) if left >= LEAST_LEFT else math.nan)
+
+
+def _left(results: Results, line: Line, key: Key) -> float:
+    """Share of the real images, of which draws are made, that one draw leaves; 1 where there is no end of them."""
+    pool = "validation" if line.generator == "floor_validation" else ""
+    if (name := fault_of(line)) is not None:
+        pool = FAULTS[name].drawn_from
+    classes = [entry for entry in results.classes if key.label in (ALL, entry["name"])]
+    total = sum(entry["test"] for entry in classes)
+    if not pool or not total:
+        return 1.0
+    shares = [(entry["test"] / total, entry[pool]) for entry in classes]
+    n = line.numbers[key].n_generated
+    return sum(share * max(0.0, 1 - n * share / count) for share, count in shares if count)
 
 
 def fault_tables(results: Results) -> list[Table]:
@@ -150,7 +182,7 @@ def fault_check(results: Results, line: Line) -> tuple[str, str, bool | None]:
     unseen = [want for want in fault.must if want in measured and not any(row.name == want for row in saw)]
     ghosts = {row.name for row in saw} if name == "held_out" else {row.name for row in saw} & set(fault.must_not)
     new = [row for row in saw if not (row.by_class and row._replace(by_class=False) in saw)]  # else the list grows long
-    found = f"Seen by {_join(_merged(new))}." if saw else "Seen by no measure."
+    found = f"Seen by {_join(_merged(new))}." if saw else "Seen by no measure." if sights else "Not judged."
     fooled = [row for row, one in sights.items() if one.fooled]
     found += f" Taken for better than real data by {_join(_merged(fooled))}." if fooled else ""
     absent = [want for want in fault.must if want not in measured]
@@ -227,6 +259,16 @@ def _notes(
         for key in line.numbers
         if not _floors(results, Asked(key.measure, key.features, key.label != ALL))
     }
+    alike = [
+        _head(line)
+        for line in (*_real(results), *columns)
+        if any(number.draws > 1 and _left(results, line, key) < LEAST_LEFT for key, number in line.numbers.items())
+    ]
+    if alike:
+        yield (
+            f"A draw takes over nine tenths of the real images there are, so nothing can be judged of {', '.join(alike)}: "
+            "ask for fewer evaluation.samples_per_draw, or for a larger validation side."
+        )
     if without:
         yield f"Not judged, for want of real data's own value: {', '.join(sorted(without))}."
 
