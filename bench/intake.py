@@ -135,7 +135,9 @@ def check_classes(looks: Mapping[str, Look]) -> None:
         InputError: they differ.
     """
     real, generated = looks["--real"].classes, looks["--generated"].classes
-    if len(real) > 1 and len(generated) > 1 and real != generated:
+    several = len(real) > 1 and len(generated) > 1
+    only_one = max(len(real), len(generated)) > 1 and bool(real & generated)  # one of the other side's, under its name
+    if real != generated and (several or only_one):
         raise InputError(
             f"--generated: classes {', '.join(sorted(generated))} against real {', '.join(sorted(real))}; "
             f"only on one side: {', '.join(sorted(real ^ generated))}. Give both the same folders, or put the images into one"

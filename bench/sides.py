@@ -76,7 +76,8 @@ def read_side(
         side = _from_folder(path, option, size, channels, window, subject_pattern, say, progress)
     if len(side.images) < LEAST:
         raise InputError(
-            f"{option} {path}: {len(side.images)} images are too few; {LEAST} are the least, some hundreds wise"
+            f"{option} {path}: {len(side.images)} image{'s are' if len(side.images) > 1 else ' is'} too few; {LEAST} are the "
+            "least, some hundreds wise"
         )
     if side.images.max() == 1:
         raise InputError(
@@ -158,7 +159,7 @@ def _member(archive: np.lib.npyio.NpzFile, name: str, path: Path, option: str) -
 
 
 def _as_classes(labels: np.ndarray | None, count: int, path: Path, option: str) -> np.ndarray | None:
-    """Names of classes; labels that are all the same make none."""
+    """Names of classes, as folders would bear them."""
     if labels is None:
         return None
     if labels.ndim == 2 and labels.shape[1] == 1:
@@ -168,8 +169,7 @@ def _as_classes(labels: np.ndarray | None, count: int, path: Path, option: str) 
             f"{option} {path}: 'labels' are {labels.dtype} {list(labels.shape)} beside {count} images; store one whole "
             "number or text for each image, or leave them out"
         )
-    names = labels.astype(np.int64).astype(str) if labels.dtype.kind in "iub" else labels
-    return names if len(np.unique(names)) > 1 else None
+    return labels.astype(np.int64).astype(str) if labels.dtype.kind in "iub" else labels
 
 
 def _as_images(loaded: np.ndarray, path: Path, option: str) -> np.ndarray:
@@ -185,10 +185,17 @@ def _as_images(loaded: np.ndarray, path: Path, option: str) -> np.ndarray:
         return np.ascontiguousarray(loaded)
     if loaded.dtype.kind != "f":
         raise InputError(f"{option} {path}: {loaded.dtype} has no known range; store uint8, or floats in [0, 1]")
-    if not np.isfinite(loaded).all() or loaded.min() < 0 or loaded.max() > 1:
+    if not (finite := np.isfinite(loaded)).all():
+        bad = int((~finite.all(axis=(1, 2, 3))).sum())
+        raise InputError(f"{option} {path}: {bad:,} of {len(loaded):,} images hold values that are not finite")
+    if loaded.min() < 0 or loaded.max() > 1:
         raise InputError(
             f"{option} {path}: floats must lie in [0, 1], found {loaded.min():g} to {loaded.max():g}; "
-            "for [-1, 1] store (x + 1) / 2"
+            + (
+                "for [-1, 1] store (x + 1) / 2"
+                if loaded.min() < 0
+                else "store 0 to 255 as uint8, or divide by their white"
+            )
         )
     return np.rint(np.ascontiguousarray(loaded, dtype=np.float64) * 255).astype(np.uint8)
 
@@ -198,7 +205,7 @@ def _from_array(file: ArrayFile, size: tuple[int, int], channels: int) -> Side:
     if images.shape[1:] != (channels, *size):
         images = np.stack([_brought(image, channels, size) for image in images])
     labels = None
-    if file.classes is not None:  # in the order that folders of these names have
+    if file.classes is not None and len(np.unique(file.classes)) > 1:  # in the order that folders of these names have
         names = class_names(None, set(file.classes.tolist()))
         labels = np.array([names.index(name) for name in file.classes.tolist()], np.int64)
     return Side(images, labels, names, np.array([str(index) for index in range(len(images))]))
@@ -257,6 +264,8 @@ def _reworded(message: str) -> str:
         ("data.window", "--window"),
         ("widen it, or set data.clip: true", "widen it"),
         ("data.subject_pattern", "--subject-pattern"),
+        ("fill it, remove it, or name the others in data.classes", "fill it or remove it"),
+        ("data.root: ", ""),
         ("data.", ""),
     )
     for old, new in replaced:

@@ -128,12 +128,15 @@ def test_resizing_is_antialiased_and_padding_keeps_the_shape(tmp_path, cache):
 
 def test_images_that_are_stretched_are_counted(tmp_path, cache):
     """Upright sizes count, and rounding to whole pixels is no stretching; the prepared set remembers."""
-    for number, shape in enumerate([(20, 30)] * 3 + [(30, 20)] + [(16, 16), (33, 32)]):
+    for number, shape in enumerate([(20, 30)] * 3 + [(30, 20)] + [(16, 16), (64, 63)]):
         write(tmp_path / "odd" / "a" / f"{number}.png", ramp(shape))
     data = prepare(tmp_path / "odd", cache, image_size=(16, 16))
-    told = "3 images of 20x30 and 1 of 1 other size are stretched to 16x16, another aspect ratio; data.fit: pad keeps theirs"
+    told = "3 images of 20x30 and 1 of 30x20 are stretched to 16x16, another aspect ratio; data.fit: pad keeps theirs"
     assert data.notes == (told,)
     assert prepare(tmp_path / "odd", cache, image_size=(16, 16)).notes == (told,), "from the cache"
+    write(tmp_path / "odd" / "a" / "z.png", ramp((10, 20)))
+    told = told.replace("1 of 30x20", "2 of 2 other sizes")
+    data = prepare(tmp_path / "odd", cache, image_size=(16, 16))
     split = Split(*np.split(np.arange(6), 3), by="image", seed=0, leaking_subjects=0)
     assert told in remarks(data, split, [])
     assert prepare(tmp_path / "odd", cache, image_size=(16, 16), fit="pad").notes == ()

@@ -99,6 +99,23 @@ def test_classes_are_scored_each_and_together(tmp_path):
         scores(tmp_path / "real", tmp_path / "generated")
 
 
+def test_a_class_that_one_side_lacks_is_named(tmp_path):
+    """Also where only one is left: its folder bears a class's name, so it is not a set without classes."""
+    for number, name in enumerate(("left", "right")):
+        save(tmp_path / "real" / name, blobs(30, number))
+    save(tmp_path / "generated" / "left", blobs(60, 3))
+    with pytest.raises(InputError, match=r"classes left against real left, right; only on one side: right"):
+        scores(tmp_path / "real", tmp_path / "generated")
+    np.savez(tmp_path / "left.npz", images=blobs(60, 3), labels=np.full(60, "left"))
+    with pytest.raises(InputError, match="only on one side: right"):
+        scores(tmp_path / "real", tmp_path / "left.npz")
+    save(tmp_path / "generated" / "right", blobs(30, 4))
+    (tmp_path / "generated" / "upright").mkdir()
+    told = r"^--generated: the class folder 'upright' holds no images .*; fill it or remove it$"
+    with pytest.raises(InputError, match=told):
+        scores(tmp_path / "real", tmp_path / "generated")
+
+
 def test_classes_on_one_side_only_are_one_set_and_that_is_said(sides, tmp_path):
     for number, name in enumerate(("left", "right")):
         save(tmp_path / "by class" / name, blobs(40, number))
@@ -247,6 +264,7 @@ def test_blank_generated_images_count_and_blank_real_ones_do_not(sides):
     [
         ({"generated": "nowhere"}, "--generated .*nowhere: there is no such folder"),
         ({"generated": "few"}, "--generated .*few: 4 images are too few"),
+        ({"generated": "one"}, "--generated .*one: 1 image is too few"),
         ({"generated": "empty"}, "--generated .*empty: no images here"),
         ({"features": ("domain",)}, "--features domain: .* use bench run"),
         ({"measures": ("memorization",)}, "--measures memorization: not to be had here"),
@@ -256,6 +274,7 @@ def test_blank_generated_images_count_and_blank_real_ones_do_not(sides):
 )
 def test_bad_input_is_named_with_its_option(sides, tmp_path, options, expected):
     save(tmp_path / "few", blobs(4, 0))
+    save(tmp_path / "one", blobs(1, 0))
     (tmp_path / "empty").mkdir()
     request = {"real": sides[0], "generated": sides[1], **options}
     request["generated"] = tmp_path / request["generated"]
@@ -270,7 +289,12 @@ def test_bad_input_is_named_with_its_option(sides, tmp_path, options, expected):
         (np.zeros((20, 5, 8, 8), np.uint8), "expected images"),
         (np.zeros((20, 8, 8), np.int64), "int64 has no known range"),
         (np.full((20, 8, 8), 1.5), "floats must lie in"),
-        (np.full((20, 8, 8), np.nan), "floats must lie in"),
+        (np.full((20, 8, 8), 200.0), "found 200 to 200; store 0 to 255 as uint8, or divide by their white"),
+        (np.linspace(-1, 1, 1280).reshape(20, 8, 8), r"found -1 to 1; for \[-1, 1\] store \(x \+ 1\) / 2"),
+        (
+            np.where(np.arange(1280) == 99, np.nan, 0.5).reshape(20, 8, 8),
+            "1 of 20 images hold values that are not finite",
+        ),
         (np.array([{}], dtype=object), "can't be read as an array"),
     ],
 )

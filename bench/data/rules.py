@@ -68,13 +68,14 @@ def stretched(shapes: Mapping[tuple[int, int], int], size: tuple[int, int]) -> i
 
 
 def stretching(shapes: Mapping[tuple[int, int], int], size: tuple[int, int]) -> str:
-    """Say which images get another shape by becoming `size`: '30 images of 40x60 and 3 of 2 other sizes are stretched'."""
+    """Say which images get another shape by becoming `size`: '30 images of 40x60 and 3 of 2 other sizes are stretched ...'."""
     bent = {shape: count for shape, count in shapes.items() if _bends(shape, size)}
     if not bent:
         return ""
     height, width = max(bent, key=lambda shape: bent[shape])
     count = bent.pop((height, width))
-    others = f" and {sum(bent.values()):,} of {len(bent):,} other size{'s' * (len(bent) > 1)}" if bent else ""
+    rest = f"{len(bent):,} other sizes" if len(bent) > 1 else "".join(f"{h}x{w}" for h, w in bent)
+    others = f" and {sum(bent.values()):,} of {rest}" if bent else ""
     are = "is" if count == 1 and not bent else "are"
     return f"{count:,} image{'s' * (count > 1)} of {height}x{width}{others} {are} stretched to {size[0]}x{size[1]}"
 
