@@ -25,7 +25,10 @@ from bench.suite import EvaluationSpec
 
 SIDE, CLASS, CLASSES = 32, 40, 3
 MORE = 1.25
-"""How much dearer one of twice as many may be: what the timing of a busy machine strays by."""
+"""How much dearer one of four times as many may be: what the timing of a busy machine strays by.
+
+A part that grows as the square and is a tenth of the cost at first makes it 1.3.
+"""
 
 
 def world(side: int) -> tuple[ImageDataset, SimpleNamespace]:
@@ -84,20 +87,21 @@ def processor_seconds(work, repeats: int = 2) -> float:
     return min(found[1:])
 
 
-def compared(benchmark, what: str, one: float, two: float) -> None:
-    """Record and judge: twice as much may cost `MORE` times twice as much."""
-    ratio = two / one
-    benchmark.extra_info[f"seconds of twice as many {what} over seconds"] = round(ratio, 3)
-    assert ratio < 2 * MORE, f"twice as many {what} cost {ratio:.2f} times as much"
+def compared(benchmark, what: str, seconds: dict[int, float]) -> None:
+    """Record and judge: four times as much may cost `MORE` times four times as much."""
+    least, most = min(seconds), max(seconds)
+    assert most == 4 * least
+    ratio = seconds[most] / seconds[least]
+    benchmark.extra_info[f"seconds of {most} {what} over those of {least}"] = round(ratio, 3)
+    assert ratio < 4 * MORE, f"four times as many {what} cost {ratio:.2f} times as much"
 
 
 @pytest.mark.benchmark(group="scaling")
 def test_draws_cost_the_same_each(benchmark):
-    suites = {count: Suite(count) for count in (4, 8, 16)}
+    suites = {count: Suite(count) for count in (4, 16)}
     seconds = {count: processor_seconds(suite.family) for count, suite in suites.items()}
     benchmark.pedantic(suites[4].family, rounds=1, iterations=1)
-    compared(benchmark, "draws (4 to 8)", seconds[4], seconds[8])
-    compared(benchmark, "draws (8 to 16)", seconds[8], seconds[16])
+    compared(benchmark, "draws", seconds)
 
 
 @pytest.mark.benchmark(group="scaling")
@@ -107,10 +111,9 @@ def test_families_cost_the_same_each(benchmark):
     def families(count: int) -> float:
         return processor_seconds(lambda: [suite.family(seed) for seed in range(count)])
 
-    seconds = {count: families(count) for count in (2, 4, 8)}
+    seconds = {count: families(count) for count in (2, 8)}
     benchmark.pedantic(suite.family, rounds=1, iterations=1)
-    compared(benchmark, "families (2 to 4)", seconds[2], seconds[4])
-    compared(benchmark, "families (4 to 8)", seconds[4], seconds[8])
+    compared(benchmark, "families", seconds)
 
 
 @pytest.mark.benchmark(group="scaling")
@@ -120,10 +123,9 @@ def test_images_cost_the_same_each_to_extract(benchmark):
     torch.set_num_threads(1)
     batch = extractor.batch_size
     images = np.random.default_rng(0).integers(0, 256, (8 * batch, 1, SIDE, SIDE), dtype=np.uint8)
-    seconds = {count: processor_seconds(lambda count=count: extractor(images[: count * batch])) for count in (2, 4, 8)}
+    seconds = {count: processor_seconds(lambda count=count: extractor(images[: count * batch])) for count in (2, 8)}
     benchmark.pedantic(lambda: extractor(images[:batch]), rounds=1, iterations=1)
-    compared(benchmark, "images (2 to 4 batches)", seconds[2], seconds[4])
-    compared(benchmark, "images (4 to 8 batches)", seconds[4], seconds[8])
+    compared(benchmark, "batches of images", seconds)
 
 
 LARGE, FEW, MANY = 128, 4, 30
