@@ -201,7 +201,8 @@ def _as_images(loaded: np.ndarray, path: Path, option: str) -> np.ndarray:
 
 
 def _from_array(file: ArrayFile, size: tuple[int, int], channels: int) -> Side:
-    images, names = file.images, (ONE,)
+    images = file.images
+    names: tuple[str, ...] = (ONE,)
     if images.shape[1:] != (channels, *size):
         images = np.stack([_brought(image, channels, size) for image in images])
     labels = None
