@@ -77,6 +77,7 @@ class Pixels:
     """Mean grey of the four quarters: features whose distances can be worked out."""
 
     dimensions = 4
+    doubt = ""
     calls = 0
 
     def __call__(self, images):
