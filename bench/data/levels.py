@@ -64,7 +64,7 @@ def _distinct(ends: Sequence[float]) -> tuple[float, float]:
 def _levels(values: NDArray[Any]) -> NDArray[np.intp] | None:
     """Whole numbers, counted from the smallest; None where they are no such, or too far apart."""
     least, most = float(values.min()), float(values.max())
-    if not (-_EXACT <= least and most <= _EXACT and most - least < _COUNTED):
+    if not (least >= -_EXACT and most <= _EXACT and most - least < _COUNTED):
         return None
     if values.dtype.kind == "f":
         whole = values.astype(np.int32)
