@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def counts_table(prepared: Prepared) -> Table:
     table = Table(title=title, header_style="bold", caption="images (subjects)")
     for head in ("class", *PARTS, "all"):
         table.add_column(head, justify="left" if head == "class" else "right")
-    for label, name in enumerate((*data.class_names, "all")):
+    for label, name in enumerate((*data.class_names, "all") if data.num_classes > 1 else data.class_names):
         row = []
         for own in (*split.parts().values(), np.arange(len(data))):
             chosen = own if label == data.num_classes else own[data.labels[own] == label]
@@ -110,7 +111,11 @@ def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Any, 
 
 
 def _save(figure: Any, path: Path) -> Path:
-    write_with(path, lambda file: figure.savefig(file, format="png", dpi=100))
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "Glyph", UserWarning
+        )  # a class in a script that the font lacks shows as a box
+        write_with(path, lambda file: figure.savefig(file, format="png", dpi=100))
     return path
 
 

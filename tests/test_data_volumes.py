@@ -248,10 +248,16 @@ def test_missing_and_repeated_files_of_a_table_are_left_out(root, cache):
     data = prepare(root, cache, csv=table(root, *rows), max_skipped_fraction=0.5)
     assert len(data) == 12
     reasons = dict(data.skipped)
-    assert reasons["a/sub-9a_T1w.nii.gz"] == "there is no such file"
+    assert reasons["a/sub-9a_T1w.nii.gz"] == "there is no such file in data.root"
     assert reasons["a/sub-1a_T1w.nii.gz"] == "line 5 names it again (line 3 did)"
     with pytest.raises(InputError, match="2 of 5 volumes can't be used"):
         prepare(root, cache, csv="volumes.csv")
+
+
+def test_a_link_to_a_file_that_was_not_fetched_is_named(root, cache):
+    (root / "a" / "annexed.nii.gz").symlink_to(root / "nowhere")
+    data = prepare(root, cache, max_skipped_fraction=0.5)
+    assert data.skipped == (("a/annexed.nii.gz", "is a link to a file that isn't there: not fetched?"),)
 
 
 @pytest.mark.parametrize(
@@ -263,7 +269,7 @@ def test_missing_and_repeated_files_of_a_table_are_left_out(root, cache):
         (["path,label", "a/sub-0a_T1w.nii.gz,"], "the label is missing"),
         (["path", "a/sub-0a_T1w.nii.gz"], "no column 'label'"),
         (["path,label,subject", "a/sub-0a_T1w.nii.gz,X,"], "no subject in the column"),
-        (["path,label"], "no volumes of layout csv"),
+        (["path,label"], "no row below"),
         (["path,label", f"{'a' * 5000}.nii,X"], "is no path"),
     ],
 )
