@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.data.files import ONE, is_image
+from bench.data.files import is_image
 from bench.data.images import MAX_PIXELS
-from bench.data.naming import natural
+from bench.data.naming import ONE, natural
 from bench.data.pixels import read_raw
 from bench.errors import InputError
 from bench.registry import SOURCES

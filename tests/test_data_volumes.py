@@ -254,6 +254,38 @@ def test_missing_and_repeated_files_of_a_table_are_left_out(root, cache):
         prepare(root, cache, csv="volumes.csv")
 
 
+def test_a_folder_without_classes_is_one_class(tmp_path, cache):
+    for number in range(3):
+        write_nifti(tmp_path / "flat" / f"sub-{number}.nii.gz", phantom(seed=number))
+    assert prepare(tmp_path / "flat", cache).class_names == ("all",)
+
+
+def test_a_volume_beside_the_folders_of_the_classes_is_named(root, cache):
+    write_nifti(root / "stray.nii.gz", phantom(seed=5))
+    data = prepare(root, cache, max_skipped_fraction=0.5)
+    assert data.class_names == ("a", "b")
+    assert data.skipped == (("stray.nii.gz", "lies outside the folders of the classes: put it into one"),)
+    assert prepare(root, cache, classes=["b", "a"]).skipped == ()
+
+
+def test_subjects_by_the_folders_above_a_series(tmp_path, cache):
+    for label, number in (("a", 1), ("a", 2), ("b", 3)):
+        for series in (1, 2):
+            volume = write_nifti(tmp_path / "v.nii", phantom(seed=10 * number + series))
+            write_series(tmp_path / "root" / label / f"patient {number}" / f"series {series}", volume)
+    data = prepare(tmp_path / "root", cache, subject_pattern=r"(patient \d+)")
+    assert data.subjects[:: SMALL["slices"]].tolist() == [f"patient {n}" for n in (1, 1, 2, 2, 3, 3)]
+    with pytest.raises(InputError, match="finds no subject in a/patient 1/series 1"):
+        prepare(tmp_path / "root", cache, subject_pattern=r"(sub-\d+)")
+
+
+def test_colour_is_refused_by_name(root, cache):
+    colour = np.zeros((20, 20, 20), np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
+    nibabel.Nifti1Image(colour, np.eye(4)).to_filename(root / "a" / "colour.nii.gz")
+    data = prepare(root, cache, max_skipped_fraction=0.5)
+    assert data.skipped == (("a/colour.nii.gz", "holds colour voxels, not grey values"),)
+
+
 def test_a_link_to_a_file_that_was_not_fetched_is_named(root, cache):
     (root / "a" / "annexed.nii.gz").symlink_to(root / "nowhere")
     data = prepare(root, cache, max_skipped_fraction=0.5)

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bench.data.dicom import SUFFIXES as DICOM
 from bench.data.naming import (
+    ONE,
     UNFETCHED,
     Pattern,
     class_names,
@@ -31,8 +32,6 @@ from bench.data.naming import (
 from bench.errors import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", *DICOM)
-ONE = "all"
-"""Name of the only class of a folder without classes."""
 
 
 @dataclass(frozen=True)

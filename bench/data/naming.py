@@ -14,6 +14,8 @@ from bench.errors import InputError
 
 Classes = tuple[str, ...] | Mapping[str, str] | None
 """The classes to use, in this order; or what folders and labels are called; or None: whatever there is."""
+ONE = "all"
+"""Name of the only class of a folder without classes."""
 MAX_ROWS = 5_000_000
 _LONGEST = 2**16
 """Characters of a header that are looked at."""

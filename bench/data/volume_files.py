@@ -15,6 +15,7 @@ from pydantic import Field
 
 from bench.data.dicom_series import series_files
 from bench.data.naming import (
+    ONE,
     UNFETCHED,
     Pattern,
     class_of,
@@ -61,8 +62,8 @@ class Where(Recipe):
     )
     subject_pattern: Pattern | None = Field(
         None,
-        description="regular expression searched in the file's (or series folder's) name; its first group names the "
-        "subject. Left out: every volume is a subject of its own, where no layout or column tells",
+        description="regular expression searched in the file's (or series folder's) name, then in its path below root; its "
+        "first group names the subject. Left out: every volume is a subject of its own, where no layout or column tells",
     )
     include: Pattern | None = Field(
         None, description="regular expression searched in a volume's path below root; others are not used"
@@ -78,6 +79,7 @@ class Item:
     path: Path
     """A NIfTI file, or the folder of a DICOM series."""
     label: str
+    """Empty where there is none, which is then the fault."""
     subject: str
     fault: str = ""
     """Why it is left out before it is opened."""
@@ -122,15 +124,21 @@ def _restricted(options: Where) -> str:
 
 
 def _from_folders(options: Where, root: Path, prefix: str) -> Iterator[Item]:
-    for path in _volumes(root):
-        inner = path.relative_to(root).as_posix()
-        if not _included(options, inner):
+    found = [(path, path.relative_to(root).as_posix()) for path in _volumes(root)]
+    found = [(path, inner) for path, inner in found if _included(options, inner)]
+    folders = any("/" in inner for _, inner in found)
+    for path, inner in found:
+        fault = ""
+        if options.label_pattern:
+            said = searched(options.label_pattern, inner, "label")
+        elif "/" in inner:
+            said = inner.split("/")[0]
+        elif options.classes is None:
+            said, fault = ("", "lies outside the folders of the classes: put it into one") if folders else (ONE, "")
+        else:
             continue
-        if options.label_pattern is None and "/" not in inner:
-            continue  # lies beside the classes' folders
-        said = searched(options.label_pattern, inner, "label") if options.label_pattern else inner.split("/")[0]
         if (label := class_of(options.classes, said)) is not None:
-            yield Item(prefix + inner, path, label, _subject(options, path, prefix + inner))
+            yield Item(prefix + inner, path, label, _subject(options, path, prefix + inner), fault)
     if options.label_pattern is None and prefix == "":
         present = {path.name for path in root.iterdir() if path.is_dir()}
         for name in options.classes or ():
@@ -236,4 +244,8 @@ def _included(options: Where, inner: str) -> bool:
 
 
 def _subject(options: Where, path: Path, name: str) -> str:
-    return name if options.subject_pattern is None else searched(options.subject_pattern, path.name, "subject")
+    """By the pattern: what it finds in the file's own name, else in the folders above (patient/series/, say)."""
+    if options.subject_pattern is None:
+        return name
+    own = re.search(options.subject_pattern, path.name)
+    return searched(options.subject_pattern, path.name if own else name, "subject", name)

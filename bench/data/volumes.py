@@ -97,7 +97,7 @@ class Volumes:
                 f"{len(skipped)} of {len(items)} volumes can't be used ({first}{'; ...' if len(skipped) > 3 else ''}); "
                 f"mend or remove them, or raise data.max_skipped_fraction (now {most:g})"
             )
-        if lost := sorted({item.label for item in items} - {item.label for item in kept}):
+        if lost := sorted({item.label for item in items if item.label} - {item.label for item in kept}):
             raise InputError(
                 f"no volume of class {lost[0]!r} can be used ({skipped[0][0]}: {skipped[0][1]}); mend or leave it out"
             )
