@@ -54,7 +54,11 @@ def duplicate_lines(prepared: Prepared) -> list[str]:
     lines.append(
         f"duplicates: {len(prepared.duplicates)} pairs, {exact} exact; {len(borders)} on two sides of the split"
     )
-    ordered = sorted(prepared.duplicates, key=lambda pair: pair not in borders)
+    subjects = prepared.data.subjects
+    own = [p for p in prepared.duplicates if not p.exact and subjects[p.first] == subjects[p.second]]
+    if own:  # neighbouring slices are: nothing to look at one by one
+        lines.append(f"  {len(own)} are nearly the same images of one subject: duplicates.csv names them")
+    ordered = sorted(set(prepared.duplicates) - set(own), key=lambda pair: (pair not in borders, pair[:2]))
     for pair in ordered[:LISTED]:
         row = _duplicate(prepared, pair)
         lines.append(f"  {row['first']} ({row['first_part']}) = {row['second']} ({row['second_part']}), {row['how']}")

@@ -202,3 +202,18 @@ def test_volumes_are_guessed_by_their_names(tmp_path, names, lines, subjects):
     assert len({item.subject for item in items}) == subjects
     assert len(items) == 6
     assert not any(item.fault for item in items)
+
+
+def test_neighbouring_slices_of_a_subject_are_counted_and_not_listed(tmp_path):
+    for label in "ab":
+        for number in range(3):
+            seed = 10 * ord(label) + number
+            write_nifti(tmp_path / "set" / label / f"p{number}{label}.nii", phantom(seed=seed))
+    copied = tmp_path / "set" / "b" / "p9b.nii"
+    copied.write_bytes((tmp_path / "set" / "a" / "p0a.nii").read_bytes())
+    bench("init", tmp_path / "set")
+    shown = bench("data", "show", "set.yaml", "--out", tmp_path / "seen")
+    assert re.search(r"\d+ are nearly the same images of one subject: duplicates.csv names them", shown)
+    listed = re.findall(r"^  (\S+)-slice\d+ \(.* = (\S+)-slice\d+", shown, re.M)
+    assert ("a/p0a.nii", "b/p9b.nii") in listed
+    assert all(first != second for first, second in listed)
