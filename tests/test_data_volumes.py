@@ -23,6 +23,7 @@ from bench.data.nifti import open_nifti
 from bench.data.slicing import Canonical, Recipe, slices_of
 from bench.data.volumes import SHEET, Volumes
 from bench.errors import InputError
+from bench.suite import load_suite
 
 _spec = importlib.util.spec_from_file_location("volume_fixture", Path(__file__).with_name("volume_fixture.py"))
 _fixture = importlib.util.module_from_spec(_spec)
@@ -284,6 +285,21 @@ def test_colour_is_refused_by_name(root, cache):
     nibabel.Nifti1Image(colour, np.eye(4)).to_filename(root / "a" / "colour.nii.gz")
     data = prepare(root, cache, max_skipped_fraction=0.5)
     assert data.skipped == (("a/colour.nii.gz", "holds colour voxels, not grey values"),)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("layout: IXI", r":2: data\.layout: input should be 'folders', 'ixi' or 'sald', not 'IXI'$"),
+        ("root: 5", r":2: data\.root: input should be a valid string, not 5$"),
+    ],
+)
+def test_a_wrong_option_is_told_once_and_in_plain_words(tmp_path, line, message):
+    data = "{source: volumes, " + (line if "root" in line else f"root: {tmp_path}, {line}") + "}"
+    (tmp_path / "s.yaml").write_text(f"name: s\ndata: {data}\ngenerators: [vae]\nbudget: {{images_seen: 100}}\n")
+    with pytest.raises(InputError, match=message) as told:
+        load_suite(tmp_path / "s.yaml")
+    assert "\n" not in str(told.value)
 
 
 def test_a_link_to_a_file_that_was_not_fetched_is_named(root, cache):
