@@ -5,6 +5,7 @@ A guess is never silent: what was seen stands as a comment beside the line that 
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import zipfile
 from collections import Counter
@@ -14,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.data.files import ONE, is_image
+from bench.data.files import is_image
 from bench.data.images import MAX_PIXELS
-from bench.data.naming import natural
+from bench.data.naming import ONE, natural
 from bench.data.pixels import read_raw
+from bench.data.volume_files import IXI_NAME
 from bench.errors import InputError
 from bench.registry import SOURCES
 from bench.suite import NAME
@@ -32,6 +34,8 @@ SUBJECTS = (
     r"\d+",
 )
 """What names of patients look like at the start of a file's name; tried together, in this order."""
+BRAIN = r"(?i)^ixi\d|t1w?(?![a-z0-9])|mprage|brain"
+"""What names of brains' T1 look like."""
 CROWD = 0.2
 """Share of all images that one subject may have before a pattern is thought wrong."""
 
@@ -160,12 +164,38 @@ def _volumes(folder: Path) -> Found | None:
         return None
     if "volumes" not in SOURCES.names():
         raise InputError(f"{folder}: {len(files)} NIfTI volumes, which this version has no source for")
-    classes = sorted({path.relative_to(folder).parts[0] for path in files if path.parent != folder})
+    counts = Counter(path.relative_to(folder).parts[0] for path in files if path.parent != folder)
+    named = ", ".join(f"{name} {count}" for name, count in sorted(counts.items(), key=lambda pair: natural(pair[0])))
+    pattern = _pattern(files, "volume")
+    if not counts and (sites := Counter(found.group(2) for path in files if (found := IXI_NAME.fullmatch(path.name)))):
+        counts, named, pattern = sites, ", ".join(f"{site} {n}" for site, n in sites.items()), ["layout: ixi"]
     lines = [
         "source: volumes",
-        f"root: {_quoted(str(folder))}   # {len(files)} NIfTI files in {', '.join(classes) or 'it'}",
+        f"root: {_quoted(str(folder))}",
+        f"# {len(files)} NIfTI files{f' by class: {named}' if named else ', no folders: one class'}",
+        *_space([path.name for path in files]),
+        "slices: 10                 # central planes of each volume; plane: axial, coronal or sagittal",
+        *pattern,
     ]
-    return Found(lines, len(classes), told=[f"source volumes: {len(files)} NIfTI files"])
+    told = [
+        f"source volumes: {len(files)} NIfTI files{f' in {len(counts)} classes ({named})' if named else ''}",
+        *pattern,
+    ]
+    return Found(lines, len(counts), told=told)
+
+
+def _space(names: list[str]) -> list[str]:
+    """Lines on the grid: MNI for what is named as a brain's T1, else the scan's own."""
+    if not all(re.search(BRAIN, name) for name in names):
+        return ["grid: native               # the scans' own planes; for brains: grid: mni, registration: affine"]
+    grid = "grid: mni                  # names are those of brains' T1: laid on the MNI152 brain"
+    if importlib.util.find_spec("dipy") is None:
+        return [
+            grid,
+            "registration: none         # only centred, which heads with their skulls are not enough for: install",
+            "                           # 'medgenbench[registration]' and write affine",
+        ]
+    return [grid, "registration: affine       # some 10 seconds a volume, once; look at the contact sheet"]
 
 
 # ---- images
@@ -272,19 +302,19 @@ def _size(sizes: Counter[tuple[int, int]]) -> tuple[tuple[int, int], str]:
     return (rounded[0], rounded[1]), "stretch"
 
 
-def _pattern(files: list[Path]) -> list[str]:
+def _pattern(files: list[Path], what: str = "image") -> list[str]:
     """Lines on what names the subject: a pattern with how many it gives, or why there is none."""
-    none = "# subject_pattern: '^(...)'  # none seen: every image is a subject of its own. If patients have several"
-    rest = "                            # images here, write it: otherwise they stand on both sides of the split"
+    none = f"# subject_pattern: '^(...)'  # none seen: every {what} is a subject of its own. If patients"
+    rest = "                            # have several, write it: otherwise they stand on both sides of the split"
     names = [path.name for path in files]
     needed = _needed(names)
     if not needed:
-        return [f"{none}", rest]
+        return [none, rest]
     pattern = f"^({'|'.join(needed)})"
     subjects = Counter(match.group(1) for name in names if (match := re.search(pattern, name)))
     largest, most = subjects.most_common(1)[0]
     if len(subjects) == len(names) or most > max(2, CROWD * len(names)):
-        return [f"# tried {pattern}: {len(subjects):,} subjects for {len(names):,} images", none, rest]
+        return [f"# tried {pattern}: {len(subjects):,} subjects for {len(names):,} {what}s", none, rest]
     if all(re.fullmatch(pattern, Path(name).stem) for name in names):
         return [
             f"# names are numbers that come again in other folders ({pattern}); patients can't be told from them",
@@ -292,7 +322,7 @@ def _pattern(files: list[Path]) -> list[str]:
             rest,
         ]
     several = sum(count > 1 for count in subjects.values())
-    told = f"{len(subjects):,} subjects for {len(names):,} images; {several:,} have several, {largest!r} has {most}"
+    told = f"{len(subjects):,} subjects for {len(names):,} {what}s; {several:,} have several, {largest!r} has {most}"
     return [
         f"subject_pattern: {_quoted(pattern)}",
         f"# guessed, check it: {told}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def counts_table(prepared: Prepared) -> Table:
     table = Table(title=title, header_style="bold", caption="images (subjects)")
     for head in ("class", *PARTS, "all"):
         table.add_column(head, justify="left" if head == "class" else "right")
-    for label, name in enumerate((*data.class_names, "all")):
+    for label, name in enumerate((*data.class_names, "all") if data.num_classes > 1 else data.class_names):
         row = []
         for own in (*split.parts().values(), np.arange(len(data))):
             chosen = own if label == data.num_classes else own[data.labels[own] == label]
@@ -53,7 +54,11 @@ def duplicate_lines(prepared: Prepared) -> list[str]:
     lines.append(
         f"duplicates: {len(prepared.duplicates)} pairs, {exact} exact; {len(borders)} on two sides of the split"
     )
-    ordered = sorted(prepared.duplicates, key=lambda pair: pair not in borders)
+    subjects = prepared.data.subjects
+    own = [p for p in prepared.duplicates if not p.exact and subjects[p.first] == subjects[p.second]]
+    if own:  # neighbouring slices are: nothing to look at one by one
+        lines.append(f"  {len(own)} are nearly the same images of one subject: duplicates.csv names them")
+    ordered = sorted(set(prepared.duplicates) - set(own), key=lambda pair: (pair not in borders, pair[:2]))
     for pair in ordered[:LISTED]:
         row = _duplicate(prepared, pair)
         lines.append(f"  {row['first']} ({row['first_part']}) = {row['second']} ({row['second_part']}), {row['how']}")
@@ -110,7 +115,11 @@ def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Any, 
 
 
 def _save(figure: Any, path: Path) -> Path:
-    write_with(path, lambda file: figure.savefig(file, format="png", dpi=100))
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "Glyph", UserWarning
+        )  # a class in a script that the font lacks shows as a box
+        write_with(path, lambda file: figure.savefig(file, format="png", dpi=100))
     return path
 
 

@@ -30,8 +30,13 @@ def digest(value: Any, length: int = 12) -> str:
 
 
 @contextlib.contextmanager
-def atomic(path: Path) -> Iterator[IO[bytes]]:
+def atomic(path: Path, *, synced: bool = True) -> Iterator[IO[bytes]]:
     """Open a temporary sibling for writing; on success flush it to disk and rename it to `path`, else remove it.
+
+    Args:
+        path: the file.
+        synced: whether to wait until the disk has it (some 10 ms); without, a power failure may leave it damaged, and who
+            reads it must be able to tell.
 
     Raises:
         BenchError: the file can't be written (no room, no permission), with the reason.
@@ -43,7 +48,8 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
         with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if synced:
+                os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
         Path(temporary).chmod(0o666 & ~umask)

@@ -661,12 +661,23 @@ def _resolve_data(suite: Suite, source: _Source) -> Suite:
     return suite.model_copy(update={"data": {"source": name, **values.model_dump(mode="json")}})
 
 
+_CONTAINERS = ("tuple_type", "list_type", "dict_type")
+
+
+def _place(location: Sequence[str | int]) -> tuple[str | int, ...]:
+    """A location without the names that pydantic gives to the kinds of a union."""
+    return tuple(part for part in location if not (isinstance(part, str) and ("[" in part or part == "str")))
+
+
 def _explain(error: ValidationError, source: _Source, model: type[BaseModel], prefix: Location = ()) -> str:
     """One line per error: file, line, key, what was expected, the nearest valid name."""
     messages = []
     errors = error.errors(include_url=False)
+    told = {_place(other["loc"]) for other in errors if other["type"] not in _CONTAINERS}
     for item in errors:
-        where = (*prefix, *item["loc"])
+        where = (*prefix, *_place(item["loc"]))
+        if item["type"] in _CONTAINERS and _place(item["loc"]) in told:
+            continue  # one of several kinds that are allowed here; what is wrong with the simple one is said
         within = [other for other in errors if other is not item and other["loc"][: len(item["loc"])] == item["loc"]]
         if item["type"] == "too_short" and within:
             continue  # only because the entry that is named anyway was not counted

@@ -1,5 +1,9 @@
 """bench init, bench data prepare and bench data show: guesses that are told, suites that load, pictures that are there."""
 
+import importlib.util
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -7,9 +11,16 @@ from typer.testing import CliRunner
 
 from bench.cli import app
 from bench.data.images import ImageFolder
+from bench.data.volume_files import find_volumes
+from bench.data.volumes import Volumes
 from bench.errors import InputError
 from bench.guess import guess, suite_name
 from bench.suite import load_suite
+
+_spec = importlib.util.spec_from_file_location("volume_fixture", Path(__file__).with_name("volume_fixture.py"))
+_fixture = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_fixture)
+phantom, write_nifti = _fixture.phantom, _fixture.write_nifti
 
 
 def write(path, seed, size=(40, 40), dtype=np.uint8, high=255):
@@ -152,3 +163,57 @@ def test_nothing_to_guess(tmp_path):
 def test_a_folder_of_any_name_names_a_suite(tmp_path):
     assert suite_name(tmp_path / "My data (v2)") == "My_data_v2"
     assert suite_name(tmp_path / "Ärzte") == "rzte"
+
+
+@pytest.mark.parametrize(
+    ("names", "lines", "subjects"),
+    [
+        (
+            ["hh/IXI012-HH-1211_T1.nii.gz", "st/sub-01_T1w.nii.gz"],
+            ["grid: mni", "# 6 NIfTI files by class: hh 3, st 3"],
+            6,
+        ),
+        (
+            ["IXI012-HH-1211-T1.nii.gz", "IXI013-Guys-7-T1.nii.gz"],
+            ["layout: ixi", "grid: mni", "by class: HH 3, Guys 3"],
+            6,
+        ),
+        (["a/knee1_1.nii", "b/knee2_1.nii"], ["grid: native", "none seen"], 6),
+        (["a/p1.nii", "a/p2.nii"], ["grid: native"], 6),
+        (["a/patient1-t2.nii", "b/patient2-t2.nii"], ["grid: native"], 6),
+        (["a/patient1-left.nii", "a/patient1-right.nii"], ["patient", "3 subjects for 6 volumes; 3 have several"], 3),
+    ],
+)
+def test_volumes_are_guessed_by_their_names(tmp_path, names, lines, subjects):
+    """Two names, and these again with two other numbers."""
+    for copy in range(3):
+        for name in names:
+            number = str(int(re.search(r"\d+", name)[0]) + 10 * copy).zfill(len(re.search(r"\d+", name)[0]))
+            path = tmp_path / "set" / re.sub(r"\d+", number, name, count=1)
+            write_nifti(path, phantom((24, 24, 20), seed=copy))
+    text, _ = guess(tmp_path / "set")
+    for line in lines:
+        assert line in text
+    text = text.replace("registration: affine", "registration: none")  # which the phantoms are no brains for
+    (tmp_path / "set.yaml").write_text(text)
+    options = dict(load_suite(tmp_path / "set.yaml").data)
+    assert options.pop("source") == "volumes"
+    items = find_volumes(Volumes.Options(**options))
+    assert len({item.subject for item in items}) == subjects
+    assert len(items) == 6
+    assert not any(item.fault for item in items)
+
+
+def test_neighbouring_slices_of_a_subject_are_counted_and_not_listed(tmp_path):
+    for label in "ab":
+        for number in range(3):
+            seed = 10 * ord(label) + number
+            write_nifti(tmp_path / "set" / label / f"p{number}{label}.nii", phantom(seed=seed))
+    copied = tmp_path / "set" / "b" / "p9b.nii"
+    copied.write_bytes((tmp_path / "set" / "a" / "p0a.nii").read_bytes())
+    bench("init", tmp_path / "set")
+    shown = bench("data", "show", "set.yaml", "--out", tmp_path / "seen")
+    assert re.search(r"\d+ are nearly the same images of one subject: duplicates.csv names them", shown)
+    listed = re.findall(r"^  (\S+)-slice\d+ \(.* = (\S+)-slice\d+", shown, re.M)
+    assert ("a/p0a.nii", "b/p9b.nii") in listed
+    assert all(first != second for first, second in listed)

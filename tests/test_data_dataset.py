@@ -2,13 +2,17 @@
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from pydantic import BaseModel
 
-from bench.data.dataset import ImageDataset, cache_folder, content_fingerprint, prepare_dataset
+from bench.data.dataset import ImageDataset, cache_folder, content_fingerprint, new_pixels, prepare_dataset
 from bench.errors import BenchError, InputError
 
 
@@ -211,6 +215,67 @@ def test_cache_that_can_not_be_written(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(BenchError, match="BENCH_CACHE"):
         prepare_dataset("mine", Source(), tmp_path / "file" / "cache")
+
+
+def test_what_a_killed_preparation_left_is_removed_and_nothing_else(tmp_path):
+    left = tmp_path / ".images-0123456789abcdef-deadbeef"
+    left.mkdir()
+    (left / "decoded.npy").write_bytes(bytes(1000))
+    kept = tmp_path / ".volumes-poses"
+    kept.mkdir()
+    at_work = Source()
+    at_work.meanwhile = lambda: prepare_dataset("mine", Source(brightness=9), tmp_path)
+    assert len(prepare_dataset("mine", at_work, tmp_path)) == 6, "the other one let its folder be"
+    assert not left.exists()
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name[0] == ".") == [".volumes-poses"]
+
+
+FILLING = """
+import sys
+from pathlib import Path
+import numpy as np
+from bench.data.dataset import prepare_dataset
+from bench.errors import BenchError
+sys.path.insert(0, sys.argv[2])
+from test_data_dataset import Source, make
+from bench.data.dataset import new_pixels
+
+class Large(Source):
+    def prepare(self, folder, progress):
+        pixels = new_pixels(folder / "pixels.npy", np.uint8, (6, 1, 400, 500))
+        pixels[:] = 7
+        make(pixels=pixels).save(folder)
+
+try:
+    prepare_dataset("large", Large(), Path(sys.argv[1]))
+except BenchError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounting a small file system takes root")
+def test_a_disk_that_gets_full_is_told_and_does_not_kill(tmp_path):
+    """A mapped file whose blocks are not taken at once ends its process by SIGBUS where the disk is full."""
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(tmp_path)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        here = Path(__file__)
+        command = [sys.executable, "-c", FILLING, str(tmp_path), str(here.parent)]
+        done = subprocess.run(command, cwd=here.parents[1], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "No space left on device; free some space there, or set BENCH_CACHE" in done.stdout
+        assert not list(tmp_path.iterdir())
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=False)
+
+
+def test_room_is_taken_at_once(tmp_path):
+    pixels = new_pixels(tmp_path / "pixels.npy", np.uint16, (50, 1, 100, 100))
+    assert not pixels.any()
+    status = (tmp_path / "pixels.npy").stat()
+    assert status.st_size > 1_000_000
+    assert status.st_blocks * 512 >= status.st_size
 
 
 def test_cache_folder_is_the_users_unless_named(tmp_path, monkeypatch):

@@ -258,17 +258,55 @@ def test_csv(root, cache):
     assert data.subjects.tolist() == ["p1", "p2", "p1"]
 
 
+@pytest.mark.parametrize("text", ["path;label;subject\n0/100L.png;a;p1\n1/100L.png;b;p2\n",
+                                  "path, label, subject\n0/100L.png, a, p1\n1/100L.png, b, p2\n",
+                                  "path\tlabel\tsubject\n0/100L.png\ta\tp1\n1/100L.png\tb\tp2\n"],
+                         ids=["semicolons", "blanks", "tabs"])  # fmt: skip
+def test_tables_as_spreadsheets_write_them(root, cache, text):
+    table(root, text)
+    data = prepare(root, cache, csv="table.csv", folders="ignore")
+    assert data.class_names == ("a", "b")
+    assert data.subjects.tolist() == ["p1", "p2"]
+
+
+def test_a_table_that_is_no_utf_8(root, cache):
+    (root / "table.csv").write_bytes("path,label\n0/100L.png,Ödem\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"table\.csv: is no UTF-8 text; save it as CSV UTF-8"):
+        prepare(root, cache, csv="table.csv")
+
+
+def test_a_table_or_column_that_is_not_there(root, cache):
+    with pytest.raises(InputError, match=r"there is no table tabel\.csv, neither seen from .* nor in "):
+        prepare(root, cache, csv="tabel.csv")
+    table(root, "path,label,patient\n0/100L.png,a,p1\n")
+    with pytest.raises(InputError, match="no column 'Patient'; there are path, label, patient"):
+        prepare(root, cache, csv="table.csv", columns={"subject": "Patient"})
+
+
+def test_a_link_to_a_file_that_was_not_fetched_is_named(root, cache):
+    (root / "0" / "annexed.png").symlink_to(root / ".git" / "annex" / "objects" / "xyz")
+    data = prepare(root, cache, max_skipped_fraction=0.5)
+    assert data.skipped == (("0/annexed.png", "is a link to a file that isn't there: not fetched?"),)
+
+
+def test_a_class_that_is_not_there_is_told_with_those_that_are(root, cache):
+    with pytest.raises(InputError, match=r"no folder 'O' in .*; there are '0', '1'"):
+        prepare(root, cache, classes=["O", "1"])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("path,grade\n0/100L.png,a\n", "no column 'label'; there are path, grade"),
         (
             "path,label\n0/nowhere.png,a\n",
-            r"1 of 1 images can't be used \(0/nowhere\.png: there is no such file \(line 2 of table\.csv\)\)",
+            r"1 of 1 images can't be used \(0/nowhere\.png: there is no such file in data\.root \(line 2 of table\.csv\)\)",
         ),
         ("path,label\n../outside.png,a\n", r"table\.csv:2: \.\./outside\.png lies outside .*allow_outside"),
         ("path,label\n0/100L.png,\n", r"table\.csv:2: the label is missing"),
-        ("", "no column 'path'"),
+        ("", r"table\.csv: is empty"),
+        ("path,label\n", r"table\.csv: has names of columns, but no row"),
+        ("path;grade\n0/100L.png;a\n", "no column 'label'; there are path, grade"),
         ("path,label\n0/100L.png,a\n./0/100L.png,b\n", r"table\.csv:3: \./0/100L\.png stands in line 2 already"),
         ("path,label,subject\n0/100L.png,a,\n", r"table\.csv:2: no subject in the column 'subject'"),
         ("path,label\n0/\0.png,a\n", "is no path|can't be read"),
@@ -326,7 +364,7 @@ def test_missing_files_of_a_table_are_counted_like_damaged_ones(root, cache):
     lines = "".join(f"0/{100 + number}L.png,a\n" for number in range(4))
     table(root, f"path,label\n{lines}0/gone.png,a\n")
     data = prepare(root, cache, csv="table.csv", max_skipped_fraction=0.2)
-    assert data.skipped == (("0/gone.png", "there is no such file (line 6 of table.csv)"),)
+    assert data.skipped == (("0/gone.png", "there is no such file in data.root (line 6 of table.csv)"),)
     write(root / "0" / "gone.png", ramp()[::-1])
     assert len(prepare(root, cache, csv="table.csv")) == 5, "and found when they are there again"
 

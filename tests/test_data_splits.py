@@ -172,7 +172,7 @@ def test_a_table_gives_the_parts_by_subject_or_path(tmp_path):
     [
         ("subject,part\np0,train\n", "no column 'split'"),
         ("who,split\np0,train\n", "a column 'path' or 'subject' is needed"),
-        ("subject,split\n", "no lines"),
+        ("subject,split\n", "no row below"),
         (
             "subject,split\np0,train\np1,trian\n",
             r"split\.csv:3: 'trian' is no part: write train, validation, test or none",

@@ -23,6 +23,7 @@ from bench.data.nifti import open_nifti
 from bench.data.slicing import Canonical, Recipe, slices_of
 from bench.data.volumes import SHEET, Volumes
 from bench.errors import InputError
+from bench.suite import load_suite
 
 _spec = importlib.util.spec_from_file_location("volume_fixture", Path(__file__).with_name("volume_fixture.py"))
 _fixture = importlib.util.module_from_spec(_spec)
@@ -248,10 +249,63 @@ def test_missing_and_repeated_files_of_a_table_are_left_out(root, cache):
     data = prepare(root, cache, csv=table(root, *rows), max_skipped_fraction=0.5)
     assert len(data) == 12
     reasons = dict(data.skipped)
-    assert reasons["a/sub-9a_T1w.nii.gz"] == "there is no such file"
+    assert reasons["a/sub-9a_T1w.nii.gz"] == "there is no such file in data.root"
     assert reasons["a/sub-1a_T1w.nii.gz"] == "line 5 names it again (line 3 did)"
     with pytest.raises(InputError, match="2 of 5 volumes can't be used"):
         prepare(root, cache, csv="volumes.csv")
+
+
+def test_a_folder_without_classes_is_one_class(tmp_path, cache):
+    for number in range(3):
+        write_nifti(tmp_path / "flat" / f"sub-{number}.nii.gz", phantom(seed=number))
+    assert prepare(tmp_path / "flat", cache).class_names == ("all",)
+
+
+def test_a_volume_beside_the_folders_of_the_classes_is_named(root, cache):
+    write_nifti(root / "stray.nii.gz", phantom(seed=5))
+    data = prepare(root, cache, max_skipped_fraction=0.5)
+    assert data.class_names == ("a", "b")
+    assert data.skipped == (("stray.nii.gz", "lies outside the folders of the classes: put it into one"),)
+    assert prepare(root, cache, classes=["b", "a"]).skipped == ()
+
+
+def test_subjects_by_the_folders_above_a_series(tmp_path, cache):
+    for label, number in (("a", 1), ("a", 2), ("b", 3)):
+        for series in (1, 2):
+            volume = write_nifti(tmp_path / "v.nii", phantom(seed=10 * number + series))
+            write_series(tmp_path / "root" / label / f"patient {number}" / f"series {series}", volume)
+    data = prepare(tmp_path / "root", cache, subject_pattern=r"(patient \d+)")
+    assert data.subjects[:: SMALL["slices"]].tolist() == [f"patient {n}" for n in (1, 1, 2, 2, 3, 3)]
+    with pytest.raises(InputError, match="finds no subject in a/patient 1/series 1"):
+        prepare(tmp_path / "root", cache, subject_pattern=r"(sub-\d+)")
+
+
+def test_colour_is_refused_by_name(root, cache):
+    colour = np.zeros((20, 20, 20), np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
+    nibabel.Nifti1Image(colour, np.eye(4)).to_filename(root / "a" / "colour.nii.gz")
+    data = prepare(root, cache, max_skipped_fraction=0.5)
+    assert data.skipped == (("a/colour.nii.gz", "holds colour voxels, not grey values"),)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("layout: IXI", r":2: data\.layout: input should be 'folders', 'ixi' or 'sald', not 'IXI'$"),
+        ("root: 5", r":2: data\.root: input should be a valid string, not 5$"),
+    ],
+)
+def test_a_wrong_option_is_told_once_and_in_plain_words(tmp_path, line, message):
+    data = "{source: volumes, " + (line if "root" in line else f"root: {tmp_path}, {line}") + "}"
+    (tmp_path / "s.yaml").write_text(f"name: s\ndata: {data}\ngenerators: [vae]\nbudget: {{images_seen: 100}}\n")
+    with pytest.raises(InputError, match=message) as told:
+        load_suite(tmp_path / "s.yaml")
+    assert "\n" not in str(told.value)
+
+
+def test_a_link_to_a_file_that_was_not_fetched_is_named(root, cache):
+    (root / "a" / "annexed.nii.gz").symlink_to(root / "nowhere")
+    data = prepare(root, cache, max_skipped_fraction=0.5)
+    assert data.skipped == (("a/annexed.nii.gz", "is a link to a file that isn't there: not fetched?"),)
 
 
 @pytest.mark.parametrize(
@@ -263,7 +317,7 @@ def test_missing_and_repeated_files_of_a_table_are_left_out(root, cache):
         (["path,label", "a/sub-0a_T1w.nii.gz,"], "the label is missing"),
         (["path", "a/sub-0a_T1w.nii.gz"], "no column 'label'"),
         (["path,label,subject", "a/sub-0a_T1w.nii.gz,X,"], "no subject in the column"),
-        (["path,label"], "no volumes of layout csv"),
+        (["path,label"], "no row below"),
         (["path,label", f"{'a' * 5000}.nii,X"], "is no path"),
     ],
 )
@@ -489,6 +543,11 @@ def test_a_damaged_part_counts_as_none(root, cache, tmp_path):
     for job, content in zip(jobs, (b"", b"\x93NUMPY", b"junk" * 50), strict=False):
         job.part.parent.mkdir(parents=True, exist_ok=True)
         job.part.write_bytes(content)
+    *_, whole = jobs
+    for _ in volume_pool.run_jobs([whole]):
+        part = bytearray(whole.part.read_bytes())
+    part[-1000:-4] = bytes(996)  # blocks that never reached the disk before the power went
+    whole.part.write_bytes(part)
     data = prepare(root, cache)
     assert np.array_equal(data.pixels, prepare(root, tmp_path / "other").pixels)
 

@@ -6,17 +6,20 @@ work: `phantom`, `images`) and knows no split, model or suite.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from bench.errors import BenchError, InputError
@@ -114,7 +117,7 @@ class ImageDataset:
             self.pixels.flush()
         else:
             temporary = folder / f".pixels-{os.getpid()}.npy"
-            copy = np.lib.format.open_memmap(temporary, mode="w+", dtype=self.pixels.dtype, shape=self.pixels.shape)
+            copy = new_pixels(temporary, self.pixels.dtype, self.pixels.shape)
             for start in range(0, len(self), CHUNK):
                 copy[start : start + CHUNK] = self.pixels[start : start + CHUNK]
             copy.flush()
@@ -166,6 +169,26 @@ class ImageDataset:
             )
         except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
             raise InputError(f"{folder}: no complete data set here ({error})") from error
+
+
+def new_pixels(path: Path, dtype: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return a new array that is a mapped .npy file, with all of its room on the disk taken at once.
+
+    Without that, a disk that gets full ends the process without a word, at the first page that has no place (SIGBUS).
+
+    Raises:
+        OSError: there is no room.
+    """
+    mapped = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    with path.open("r+b") as file:
+        size = os.fstat(file.fileno()).st_size
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.seek(mapped.offset)
+            while (left := size - file.tell()) > 0:
+                file.write(bytes(min(left, 2**20)))
+    return mapped
 
 
 def content_fingerprint(
@@ -235,22 +258,44 @@ def prepare_dataset(
             shutil.rmtree(folder, ignore_errors=True)
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=cache))
-        try:
+        _sweep(cache)
+        with _building(cache, folder.name) as building:
             source.prepare(building, progress)
             try:
                 building.rename(folder)
             except OSError:  # another process was first: its set is the same
                 if not folder.exists():
                     raise
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
     except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise BenchError(
-            f"the prepared data can't be written to {cache}: {error}; free some space there, or set BENCH_CACHE to "
-            "another folder"
+            f"the prepared data can't be written to {cache}: {error.strerror or error}; "
+            f"{'free some space there, or ' if full else ''}set BENCH_CACHE to another folder"
         ) from error
     return ImageDataset.open(folder)
+
+
+@contextlib.contextmanager
+def _building(cache: Path, name: str) -> Iterator[Path]:
+    """A folder to build a set in, gone afterwards; while its lock is held, it is nobody else's to remove."""
+    folder = cache / f".{name}-{secrets.token_hex(4)}"
+    lock = FileLock(f"{folder}.lock")
+    try:
+        with lock:
+            folder.mkdir(mode=0o700)
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def _sweep(cache: Path) -> None:
+    """Remove what preparations left that were killed: they may be large, and no key leads to them again."""
+    for folder in cache.glob(f".*-{'?' * 16}-{'?' * 8}"):
+        lock = FileLock(f"{folder}.lock")
+        with contextlib.suppress(Timeout, OSError), lock.acquire(blocking=False):
+            shutil.rmtree(folder, ignore_errors=True)
+            Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def _same_file(left: Any, right: Path) -> bool:

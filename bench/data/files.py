@@ -15,10 +15,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bench.data.dicom import SUFFIXES as DICOM
 from bench.data.naming import (
+    ONE,
+    UNFETCHED,
     Pattern,
     class_names,
     class_of,
     inside,
+    is_link_to_nothing,
+    listed,
     natural,
     root_prefixes,
     rows_of,
@@ -28,8 +32,6 @@ from bench.data.naming import (
 from bench.errors import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", *DICOM)
-ONE = "all"
-"""Name of the only class of a folder without classes."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,8 @@ def list_files(options: FileOptions) -> list[Item]:
 
 def is_image(path: Path) -> bool:
     """Whether a file is an image by its name."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    named = path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    return named and (path.is_file() or is_link_to_nothing(path))
 
 
 def visible(folder: Path) -> list[Path]:
@@ -133,6 +136,7 @@ def _from_folders(options: FileOptions, roots: list[Path]) -> Iterator[Item]:
         alone = [path for path in sorted(root.iterdir()) if is_image(path)] if options.classes is None else []
         for path in alone:
             stray = "lies outside the folders of the classes: put it into one" if any(folders) else ""
+            stray = stray or (UNFETCHED if is_link_to_nothing(path) else "")
             yield Item(path, prefix + path.name, ONE, options.subject(path.name, prefix + path.name), fault=stray)
         for folder in folders[index]:
             if (label := options.label(folder.name)) is None:
@@ -140,7 +144,8 @@ def _from_folders(options: FileOptions, roots: list[Path]) -> Iterator[Item]:
             images = [path for path in visible(folder) if is_image(path)]
             for path in images:
                 name = prefix + path.relative_to(root).as_posix()
-                yield Item(path, name, label, options.subject(path.name, name))
+                fault = UNFETCHED if is_link_to_nothing(path) else ""
+                yield Item(path, name, label, options.subject(path.name, name), fault=fault)
             if images:
                 filled.add(folder.name)
             else:
@@ -148,7 +153,9 @@ def _from_folders(options: FileOptions, roots: list[Path]) -> Iterator[Item]:
     present = {path.name for own in folders_of for path in own}
     for name in options.classes or ():
         if name not in present:
-            raise InputError(f"data.classes: no folder {name!r} in {', '.join(map(str, roots))}")
+            raise InputError(
+                f"data.classes: no folder {name!r} in {', '.join(map(str, roots))}; there are {listed(present)}"
+            )
     if filled and (lost := sorted(set(empty) - filled, key=natural)):
         remedy = "leave it out of data.classes" if options.classes else "remove it, or name the others in data.classes"
         raise InputError(
@@ -163,7 +170,8 @@ def _from_csv(options: FileOptions, root: Path) -> Iterator[Item]:
     seen: dict[Path, int] = {}
     said: dict[str, str] = {}
     used: set[str] = set()
-    for line, row in rows_of(table, (columns["path"], columns["label"])):
+    told = options.subject_pattern is None and "subject" in named
+    for line, row in rows_of(table, [columns[name] for name in ("path", "label", *(["subject"] if told else []))]):
         where = f"{table}:{line}"
         given = row[columns["path"]]
         path = inside(root, given, where, options.allow_outside)
@@ -175,15 +183,18 @@ def _from_csv(options: FileOptions, root: Path) -> Iterator[Item]:
         if (chosen := options.label(label)) is None:
             continue
         used.add(label)
-        told = options.subject_pattern is None and ("subject" in named or columns["subject"] in row)
+        told = options.subject_pattern is None and columns["subject"] in row
         own = row.get(columns["subject"]) if told else None
         if told and not own:
             raise InputError(f"{where}: no subject in the column {columns['subject']!r}")
-        fault = "" if path.is_file() else f"there is no such file (line {line} of {table.name})"
+        fault = "" if path.is_file() else f"there is no such file in data.root (line {line} of {table.name})"
         yield Item(path, given, chosen, own or options.subject(path.name, given), fault=fault)
     for name in options.classes or ():
         if name not in used:
-            raise InputError(f"data.classes: no image is labelled {name!r} in {table}; leave the class out")
+            raise InputError(
+                f"data.classes: no image is labelled {name!r} in {table}; leave the class out, there are "
+                f"{listed(set(said.values()))}"
+            )
     if options.folders == "check":
         _agree(said, table)
 

@@ -14,7 +14,11 @@ from bench.errors import InputError
 
 Classes = tuple[str, ...] | Mapping[str, str] | None
 """The classes to use, in this order; or what folders and labels are called; or None: whatever there is."""
+ONE = "all"
+"""Name of the only class of a folder without classes."""
 MAX_ROWS = 5_000_000
+_LONGEST = 2**16
+"""Characters of a header that are looked at."""
 
 
 def _compiles(value: str | None) -> str | None:
@@ -49,6 +53,12 @@ def class_names(classes: Classes, present: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(classes.values() if isinstance(classes, Mapping) else classes))
 
 
+def listed(names: Iterable[str], most: int = 12) -> str:
+    """Names in order, cut off where they are many."""
+    ordered = sorted(names, key=natural)
+    return ", ".join(map(repr, ordered[:most])) + (f" and {len(ordered) - most} more" if len(ordered) > most else "")
+
+
 def searched(pattern: str, text: str, what: str, name: str | None = None) -> str:
     """What a pattern's first group (or all of it) finds in a text; `name` says whose text it is, if not its own.
 
@@ -74,9 +84,24 @@ def root_prefixes(roots: list[Path]) -> list[str]:
 
 
 def table_path(given: str, root: Path) -> Path:
-    """A table is looked for where it is named, then in the root."""
+    """A table is looked for where it is named, then in the root.
+
+    Raises:
+        InputError: it is in neither place.
+    """
     table = Path(given).expanduser()
-    return table if table.is_file() else root / table
+    for place in (table, root / table):
+        if place.is_file():
+            return place
+    raise InputError(f"there is no table {given}, neither seen from {Path.cwd()} nor in {root}")
+
+
+def is_link_to_nothing(path: Path) -> bool:
+    """Whether a link's file isn't there: as where git-annex or DataLad manage files that were not fetched."""
+    return path.is_symlink() and not path.exists()
+
+
+UNFETCHED = "is a link to a file that isn't there: not fetched?"
 
 
 def inside(root: Path, given: str, where: str, allow_outside: bool) -> Path:
@@ -98,24 +123,36 @@ def inside(root: Path, given: str, where: str, allow_outside: bool) -> Path:
 
 
 def rows_of(table: Path, needed: Iterable[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield line number and row of a table that has the needed columns; tabs separate where its name ends in .tsv.
+    """Yield line number and row of a table that has the needed columns.
+
+    Commas separate, or what its header has in place of them: semicolons, as spreadsheets write in many countries, or tabs.
 
     Raises:
-        InputError: it can't be read, or lacks a column.
+        InputError: it can't be read, has no row, or lacks a column.
     """
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, delimiter="\t" if table.suffix.lower() == ".tsv" else ",")
-            header = reader.fieldnames or []
+            first = file.readline(_LONGEST)
+            file.seek(0)
+            separator = next((one for one in ("\t", ",", ";") if one in first), ",")
+            reader = csv.DictReader(file, delimiter=separator, skipinitialspace=True)
+            header = [name.strip() for name in reader.fieldnames or []]
+            if not header:
+                raise InputError(f"{table}: is empty; a table begins with the names of its columns")
+            reader.fieldnames = header
             for name in needed:
                 if name not in header:
-                    raise InputError(
-                        f"{table}: no column {name!r}; there are {', '.join(header) or 'none'}: set data.columns"
-                    )
+                    raise InputError(f"{table}: no column {name!r}; there are {', '.join(header)}: set data.columns")
+            found = False
             for row in reader:
                 if reader.line_num > MAX_ROWS:
                     raise InputError(f"{table}: more than {MAX_ROWS:,} lines; this is no table of images")
+                found = True
                 plain: dict[str, Any] = {key: value for key, value in row.items() if isinstance(key, str)}
                 yield reader.line_num, {key: (value or "").strip() for key, value in plain.items()}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+            if not found:
+                raise InputError(f"{table}: has names of columns, but no row below them")
+    except UnicodeDecodeError:
+        raise InputError(f"{table}: is no UTF-8 text; save it as CSV UTF-8") from None
+    except (OSError, csv.Error) as error:
         raise InputError(f"{table}: can't be read: {error}") from None

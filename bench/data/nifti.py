@@ -48,11 +48,12 @@ class NiftiVolume:
     intercept: float
     compressed: bool
 
-    def planes(self, axis: int, indices: range) -> NDArray[np.float32]:
+    def planes(self, axis: int, indices: range) -> NDArray[Any]:
         """Read some planes of an axis.
 
         Returns:
-            values, scaled as the header says, in the stored order of axes; `axis` has one entry per index.
+            values, scaled as the header says, in the stored order of axes; `axis` has one entry per index. Whole numbers of
+            up to 16 bits that the header doesn't scale come as such, all else as float32.
 
         Raises:
             UnusableError: the file ends early or is damaged as far as it was read.
@@ -61,25 +62,32 @@ class NiftiVolume:
         x, y, z = self.shape
         sizes = [x, y, z]
         sizes[axis] = len(indices)
-        out = np.empty(sizes[::-1], np.float32)  # first index fastest in the file: [z, y, x] in memory
+        scale = (self.slope, self.intercept) != (1.0, 0.0)
+        plain = self.dtype.kind in "iu" and self.dtype.itemsize <= 2 and not scale
+        kind = self.dtype.newbyteorder("=") if plain else np.dtype(np.float32)
+        out = np.empty(sizes[::-1], kind)  # first index fastest in the file: [z, y, x] in memory
         chosen = np.array(indices)
         along = indices if axis == 2 else range(z)
         step = max(1, _BLOCK // (x * y * self.dtype.itemsize)) if axis != 2 or abs(indices.step) == 1 else 1
         with self._opened() as file:
-            if axis == 2:
+            if axis == 1 and not self.compressed:
+                along = range(0)
+                out[...] = self._rows(file, first, last)[:, chosen - first]
+            elif axis == 2:
                 along = range(first, last + 1)
             position = 0
             for start in range(along.start, along.stop, step):
                 stop = min(start + step, along.stop)
                 position = self._skip(file, position, start * x * y * self.dtype.itemsize)
-                block = self._read(file, (stop - start) * x * y).reshape(stop - start, y, x)
+                block = np.empty((stop - start, y, x), self.dtype)
+                self._fill(file, block)
                 position += block.nbytes
                 if axis == 2:
                     here = np.flatnonzero((chosen >= start) & (chosen < stop))
                     out[here] = block[chosen[here] - start]
                 else:
                     out[start:stop] = block[:, chosen] if axis == 1 else block[:, :, chosen]
-        if (self.slope, self.intercept) != (1.0, 0.0):
+        if scale:
             out *= np.float32(self.slope)
             out += np.float32(self.intercept)
         return out.transpose(2, 1, 0)
@@ -110,9 +118,17 @@ class NiftiVolume:
                 raise UnusableError("ends before its last voxel: cut off?")
             count -= got
 
-    def _read(self, file: IO[bytes], count: int) -> NDArray[Any]:
-        block = np.empty(count, self.dtype)
-        view = block.view(np.uint8).data
+    def _rows(self, file: IO[bytes], first: int, last: int) -> NDArray[Any]:
+        """Read [z, first to last, x] of an uncompressed file: of each z these lie together."""
+        x, y, z = self.shape
+        rows = np.empty((z, last + 1 - first, x), self.dtype)
+        for k, block in enumerate(rows):
+            file.seek(self.offset + (k * y + first) * x * self.dtype.itemsize)
+            self._fill(file, block)
+        return rows
+
+    def _fill(self, file: IO[bytes], block: NDArray[Any]) -> None:
+        view = block.reshape(-1).view(np.uint8).data
         done = 0
         while done < len(view):
             try:
@@ -122,7 +138,6 @@ class NiftiVolume:
             if not got:
                 raise UnusableError("ends before its last voxel: cut off?")
             done += got
-        return block
 
 
 def open_nifti(path: Path) -> NiftiVolume:
@@ -151,7 +166,8 @@ def open_nifti(path: Path) -> NiftiVolume:
             shape = _shape(header.get_data_shape())
             dtype = header.get_data_dtype()
             if dtype.kind not in "iuf" or dtype.itemsize > 8:
-                raise UnusableError(f"holds {dtype} voxels, not grey values")
+                kind = "colour" if dtype.names else str(dtype)
+                raise UnusableError(f"holds {kind} voxels, not grey values")
             offset = int(header.get_data_offset())
             slope, intercept = header.get_slope_inter()
             affine = _affine(header)

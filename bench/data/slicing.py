@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bench.data import registration
 from bench.data.dicom_series import open_series
+from bench.data.levels import normalised
 from bench.data.nifti import open_nifti
 from bench.data.pixels import UnusableError
 
@@ -85,8 +86,8 @@ class Scan(Protocol):
     def affine(self) -> NDArray[np.float64]:
         """From voxel to mm to the right, front and top."""
 
-    def planes(self, axis: int, indices: range) -> NDArray[np.float32]:
-        """Values of some planes of a stored axis, in the stored order of axes."""
+    def planes(self, axis: int, indices: range) -> NDArray[Any]:
+        """Values of some planes of a stored axis, in the stored order of axes; whole numbers or float32."""
 
 
 def open_scan(path: Path) -> Scan:
@@ -109,7 +110,7 @@ class Canonical:
         self.shape = tuple(scan.shape[stored] for stored in self._stored)
         self.affine = scan.affine @ inv_ornt_aff(orientation, scan.shape)
 
-    def planes(self, axis: int, indices: range) -> NDArray[np.float32]:
+    def planes(self, axis: int, indices: range) -> NDArray[Any]:
         """Values of some planes of an axis (0: sagittal, 1: coronal, 2: axial), [x, y, z]."""
         stored = indices
         if not self._forward[axis]:
@@ -120,7 +121,7 @@ class Canonical:
 
     def whole(self) -> NDArray[np.float32]:
         """Every value, [x, y, z]."""
-        return np.ascontiguousarray(self.planes(2, range(self.shape[2])))
+        return np.ascontiguousarray(self.planes(2, range(self.shape[2])), dtype=np.float32)
 
 
 def central(recipe: Recipe, count: int) -> range:
@@ -163,14 +164,16 @@ def slices_of(path: Path, recipe: Recipe, poser: Poser = lambda find: find()) ->
         else:
             slab, inside = _on_grid(scan, recipe, axis, poser)
             spacing = np.ones(3)
-        values = _normalised(slab, recipe.percentiles, inside)
-        pictures, mm = _pictures(values, axis, spacing)
+        pictures, mm = _pictures(slab, axis, spacing)
+        pictures = normalised(
+            pictures, recipe.percentiles, None if inside is None else _pictures(inside, axis, spacing)[0]
+        )
         sized = np.stack([_sized(picture, recipe, mm) for picture in pictures])
     top = 2**recipe.bits - 1
     return np.rint(sized * np.float32(top)).astype(np.uint8 if recipe.bits == 8 else np.uint16)
 
 
-def _check_values(values: NDArray[np.float32]) -> None:
+def _check_values(values: NDArray[Any]) -> None:
     low, high = values.min(), values.max()
     if not (np.isfinite(low) and np.isfinite(high)):
         raise UnusableError("holds values that are not finite")
@@ -203,33 +206,17 @@ def _on_grid(
     return slab, registration.template().brain[tuple(cut)]
 
 
-def _normalised(
-    values: NDArray[np.float32], percentiles: tuple[float, float], inside: NDArray[np.bool_] | None
-) -> NDArray[np.float32]:
-    """Return values in [0, 1]: 0 and 1 are percentiles of the foreground; outside `inside` all is 0.
-
-    Background is what equals the smallest value: the 0 around an extracted brain, which would otherwise decide.
-    """
-    chosen = values if inside is None else values[inside]
-    foreground = chosen[chosen > values.min()]
-    if not foreground.size:
-        raise UnusableError("its slices are empty")
-    low, high = np.percentile(foreground, percentiles)
-    if not low < high:
-        raise UnusableError("its slices hold one value beside their background")
-    scaled: NDArray[np.float32] = np.clip((values - np.float32(low)) / np.float32(high - low), 0, 1)
-    return scaled if inside is None else scaled * inside
-
-
 def _pictures(
-    values: NDArray[np.float32], axis: int, spacing: NDArray[np.float64]
-) -> tuple[NDArray[np.float32], tuple[float, float]]:
+    values: NDArray[Any], axis: int, spacing: NDArray[np.float64]
+) -> tuple[NDArray[Any], tuple[float, float]]:
     """Return [n, rows, columns] as seen on a screen, and the mm of a row's and a column's pixel."""
     if axis == 2:
-        return values[:, ::-1].transpose(2, 1, 0), (spacing[1], spacing[0])
-    if axis == 1:
-        return values[:, :, ::-1].transpose(1, 2, 0), (spacing[2], spacing[0])
-    return values[:, ::-1, ::-1].transpose(0, 2, 1), (spacing[2], spacing[1])
+        seen, mm = values[:, ::-1].transpose(2, 1, 0), (spacing[1], spacing[0])
+    elif axis == 1:
+        seen, mm = values[:, :, ::-1].transpose(1, 2, 0), (spacing[2], spacing[0])
+    else:
+        seen, mm = values[:, ::-1, ::-1].transpose(0, 2, 1), (spacing[2], spacing[1])
+    return np.ascontiguousarray(seen), mm
 
 
 def _sized(picture: NDArray[np.float32], recipe: Recipe, mm: tuple[float, float]) -> NDArray[np.float32]:
@@ -245,5 +232,7 @@ def _sized(picture: NDArray[np.float32], recipe: Recipe, mm: tuple[float, float]
     if picture.shape != inner:
         resized = Image.fromarray(np.ascontiguousarray(picture)).resize((inner[1], inner[0]), Image.Resampling.BICUBIC)
         picture = np.asarray(resized).clip(0, 1)  # bicubic overshoots at edges
+    if inner == (height, width):
+        return picture
     top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
     return np.pad(picture, ((top, height - inner[0] - top), (left, width - inner[1] - left)))

@@ -7,14 +7,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from bench.data.dicom_series import series_files
-from bench.data.naming import Pattern, class_of, inside, root_prefixes, rows_of, searched, table_path
+from bench.data.naming import (
+    ONE,
+    UNFETCHED,
+    Pattern,
+    class_of,
+    inside,
+    is_link_to_nothing,
+    listed,
+    root_prefixes,
+    rows_of,
+    searched,
+    table_path,
+)
 from bench.data.slicing import NIFTI_SUFFIXES, Recipe
 from bench.errors import InputError
 
@@ -50,8 +62,8 @@ class Where(Recipe):
     )
     subject_pattern: Pattern | None = Field(
         None,
-        description="regular expression searched in the file's (or series folder's) name; its first group names the "
-        "subject. Left out: every volume is a subject of its own, where no layout or column tells",
+        description="regular expression searched in the file's (or series folder's) name, then in its path below root; its "
+        "first group names the subject. Left out: every volume is a subject of its own, where no layout or column tells",
     )
     include: Pattern | None = Field(
         None, description="regular expression searched in a volume's path below root; others are not used"
@@ -67,6 +79,7 @@ class Item:
     path: Path
     """A NIfTI file, or the folder of a DICOM series."""
     label: str
+    """Empty where there is none, which is then the fault."""
     subject: str
     fault: str = ""
     """Why it is left out before it is opened."""
@@ -99,7 +112,7 @@ def find_volumes(options: Where) -> list[Item]:
             f"data.root: no volumes of layout {'csv' if options.csv else '/'.join(layouts)} in "
             f"{', '.join(map(str, roots))}; looked for {kinds}{_restricted(options)}"
         )
-    return sorted(found)
+    return sorted(replace(item, fault=UNFETCHED) if is_link_to_nothing(item.path) else item for item in found)
 
 
 def _restricted(options: Where) -> str:
@@ -111,20 +124,26 @@ def _restricted(options: Where) -> str:
 
 
 def _from_folders(options: Where, root: Path, prefix: str) -> Iterator[Item]:
-    for path in _volumes(root):
-        inner = path.relative_to(root).as_posix()
-        if not _included(options, inner):
+    found = [(path, path.relative_to(root).as_posix()) for path in _volumes(root)]
+    found = [(path, inner) for path, inner in found if _included(options, inner)]
+    folders = any("/" in inner for _, inner in found)
+    for path, inner in found:
+        fault = ""
+        if options.label_pattern:
+            said = searched(options.label_pattern, inner, "label")
+        elif "/" in inner:
+            said = inner.split("/")[0]
+        elif options.classes is None:
+            said, fault = ("", "lies outside the folders of the classes: put it into one") if folders else (ONE, "")
+        else:
             continue
-        if options.label_pattern is None and "/" not in inner:
-            continue  # lies beside the classes' folders
-        said = searched(options.label_pattern, inner, "label") if options.label_pattern else inner.split("/")[0]
         if (label := class_of(options.classes, said)) is not None:
-            yield Item(prefix + inner, path, label, _subject(options, path, prefix + inner))
+            yield Item(prefix + inner, path, label, _subject(options, path, prefix + inner), fault)
     if options.label_pattern is None and prefix == "":
         present = {path.name for path in root.iterdir() if path.is_dir()}
         for name in options.classes or ():
             if name not in present:
-                raise InputError(f"data.classes: no folder {name!r} in {root}")
+                raise InputError(f"data.classes: no folder {name!r} in {root}; there are {listed(present)}")
 
 
 def _from_ixi(options: Where, root: Path, prefix: str) -> Iterator[Item]:
@@ -178,7 +197,7 @@ def _volumes(root: Path) -> Iterator[Path]:
         if any(part.startswith(".") for part in path.relative_to(root).parts):
             continue
         is_series = path.is_dir() and next(series_files(path), None) is not None
-        if is_series or (path.name.lower().endswith(NIFTI_SUFFIXES) and path.is_file()):
+        if is_series or (path.name.lower().endswith(NIFTI_SUFFIXES) and (path.is_file() or is_link_to_nothing(path))):
             yield path
 
 
@@ -189,7 +208,9 @@ def _from_csv(options: Where, root: Path) -> Iterator[Item]:
     table = table_path(str(options.csv), root)
     columns = {name: options.columns.get(name, name) for name in ("path", "label", "subject")}
     seen: dict[Path, tuple[int, str]] = {}
-    needed = [columns["path"]] if options.label_pattern else [columns["path"], columns["label"]]
+    told = options.subject_pattern is None and "subject" in options.columns
+    needed = [columns["path"], *([] if options.label_pattern else [columns["label"]])]
+    needed += [columns["subject"]] if told else []
     for line, row in rows_of(table, needed):
         where, given = f"{table}:{line}", row[columns["path"]]
         path = inside(root, given, where, options.allow_outside)
@@ -205,11 +226,11 @@ def _from_csv(options: Where, root: Path) -> Iterator[Item]:
             raise InputError(
                 f"{where}: {given} is {label!r} here and {before!r} in line {first}; a volume has one label"
             )
-        told = options.subject_pattern is None and ("subject" in options.columns or columns["subject"] in row)
+        told = options.subject_pattern is None and columns["subject"] in row
         own = row.get(columns["subject"], "") if told else _subject(options, path, given)
         if not own:
             raise InputError(f"{where}: no subject in the column {columns['subject']!r}")
-        fault = "" if path.exists() else "there is no such file"
+        fault = "" if path.exists() else "there is no such file in data.root"
         yield Item(
             given, path, label, own, fault if first == line else f"line {line} names it again (line {first} did)"
         )
@@ -223,4 +244,8 @@ def _included(options: Where, inner: str) -> bool:
 
 
 def _subject(options: Where, path: Path, name: str) -> str:
-    return name if options.subject_pattern is None else searched(options.subject_pattern, path.name, "subject")
+    """By the pattern: what it finds in the file's own name, else in the folders above (patient/series/, say)."""
+    if options.subject_pattern is None:
+        return name
+    own = re.search(options.subject_pattern, path.name)
+    return searched(options.subject_pattern, path.name if own else name, "subject", name)

@@ -9,11 +9,13 @@ goes on where it was; poses are kept for good, since a registration takes second
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import multiprocessing
 import os
 import signal
 import threading
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -28,7 +30,7 @@ from numpy.typing import NDArray
 from bench.data.pixels import UnusableError
 from bench.data.slicing import Recipe, slices_of
 from bench.errors import BenchError
-from bench.store import read_json, write_json, write_with
+from bench.store import atomic, read_json, write_json
 
 PARTS, POSES = ".volumes-parts", ".volumes-poses"
 MAX_WORKERS = 8
@@ -149,13 +151,25 @@ def do_job(job: Job) -> Slices | str:
         return "needs more memory than there is"
     except Exception as error:  # whatever a damaged file makes a library raise, it is that one volume's fault
         return _named(f"can't be read: {(str(error).splitlines() or [''])[0] or type(error).__name__}", job.path)
-    write_with(job.part, lambda file: np.save(file, slices))
+    _keep(job, slices)
     return slices
+
+
+def _keep(job: Job, slices: Slices) -> None:
+    """Write the part with a checksum at its end: so it needn't be waited for until the disk has it."""
+    written = io.BytesIO()
+    np.save(written, slices)
+    content = written.getvalue()
+    with atomic(job.part, synced=False) as file:
+        file.write(content + zlib.crc32(content).to_bytes(4, "little"))
 
 
 def _kept(job: Job) -> Slices | None:
     try:
-        kept: Slices = np.load(job.part, allow_pickle=False)
+        content = job.part.read_bytes()
+        if zlib.crc32(content[:-4]) != int.from_bytes(content[-4:], "little"):
+            return None
+        kept: Slices = np.load(io.BytesIO(content), allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
     right = kept.shape == (job.recipe.slices, *job.recipe.image_size) and kept.dtype.itemsize * 8 == job.recipe.bits

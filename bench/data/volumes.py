@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from bench.data.contact import contact_sheet
-from bench.data.dataset import CHUNK, ImageDataset, content_fingerprint
+from bench.data.dataset import CHUNK, ImageDataset, content_fingerprint, new_pixels
 from bench.data.naming import class_names
 from bench.data.registration import library_versions
 from bench.data.slicing import Recipe
@@ -69,7 +69,7 @@ class Volumes:
         count = self.recipe.slices
         shape = (len(items) * count, 1, *self.recipe.image_size)
         dtype = np.uint8 if self.recipe.bits == 8 else np.uint16
-        decoded = np.lib.format.open_memmap(folder / "decoded.npy", mode="w+", dtype=dtype, shape=shape)
+        decoded = new_pixels(folder / "decoded.npy", dtype, shape)
         kept: list[Item] = []
         skipped: list[tuple[str, str]] = []
         for done, (item, result) in enumerate(zip(items, run_jobs(jobs), strict=True), 1):
@@ -97,7 +97,7 @@ class Volumes:
                 f"{len(skipped)} of {len(items)} volumes can't be used ({first}{'; ...' if len(skipped) > 3 else ''}); "
                 f"mend or remove them, or raise data.max_skipped_fraction (now {most:g})"
             )
-        if lost := sorted({item.label for item in items} - {item.label for item in kept}):
+        if lost := sorted({item.label for item in items if item.label} - {item.label for item in kept}):
             raise InputError(
                 f"no volume of class {lost[0]!r} can be used ({skipped[0][0]}: {skipped[0][1]}); mend or leave it out"
             )
@@ -115,7 +115,7 @@ class Volumes:
         total = len(kept) * count
         if skipped:
             shape = (total, *decoded.shape[1:])
-            pixels = np.lib.format.open_memmap(folder / "pixels.npy", mode="w+", dtype=decoded.dtype, shape=shape)
+            pixels = new_pixels(folder / "pixels.npy", decoded.dtype, shape)
             for start in range(0, total, CHUNK):
                 pixels[start : start + CHUNK] = decoded[start : min(start + CHUNK, total)]
             pixels.flush()
