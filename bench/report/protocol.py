@@ -29,7 +29,8 @@ def protocol(results: Results) -> list[tuple[str, str]]:
         ("Draws", f"{rules['draws']} fresh generations from every trained model"),
         (
             "Images per number",
-            f"{rules['n_all']:,} real and as many generated over all classes, {rules['n_class']:,} per class "
+            f"{rules['n_all']:,} real and as many generated over all classes, "
+            f"{rules['n_class'] or 'none':{',' if rules['n_class'] else ''}} per class "
             f"({rules['samples_per_draw']:,} asked for; the smallest sufficient class bounds it)",
         ),
         (

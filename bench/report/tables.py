@@ -71,6 +71,8 @@ BESIDE_REAL = (
 """Measures that mean something beside the real data's own number only."""
 ARROWS = {"higher": "↑", "lower": "↓"}
 NOTHING = "–"
+HEAD_ROOM = 24
+"""Letters about how a number is parametrised that stand at the head of its column; more become a note."""
 ROLES = {
     "floor": "Floor: real against real",
     "family": "Families",
@@ -261,9 +263,29 @@ def number_name(results: Results, key: Key) -> Column:
     n = f"@{counts[0]}" if len(counts) == 1 else f"@{counts[0]}–{counts[-1]}" if counts else ""
     measure = MEASURES.get(key.measure)
     short = SHORT.get(key.measure) or (measure.title if measure else key.measure)
-    about = {run.scores[key].about for run in results.runs if key in run.scores} - {""}
-    parts = [key.features, AGAINST.get(key.measure, "vs test"), about.pop() if len(about) == 1 else ""]
+    parts = [key.features, AGAINST.get(key.measure, "vs test"), _about(results, key)]
     return Column(f"{short}{n}", ", ".join(part for part in parts if part))
+
+
+def head_name(results: Results, key: Key) -> Column:
+    """A number's name at the head of a column: how it was parametrised is left to a note where that is long."""
+    name, about = number_name(results, key), _about(results, key)
+    return Column(name.title, name.detail.removesuffix(about).removesuffix(", ")) if len(about) > HEAD_ROOM else name
+
+
+def long_notes(results: Results, keys: Iterable[Key]) -> list[str]:
+    """What `head_name` left out, a note for each number."""
+    return [
+        f"{head_name(results, key)}, {MEASURES[key.measure].title if key.measure in MEASURES else key.measure}: "
+        f"{_about(results, key)}."
+        for key in keys
+        if len(_about(results, key)) > HEAD_ROOM
+    ]
+
+
+def _about(results: Results, key: Key) -> str:
+    found = {run.scores[key].about for run in results.runs if key in run.scores} - {""}
+    return found.pop() if len(found) == 1 else ""
 
 
 def duration(seconds: float) -> str:
@@ -367,7 +389,7 @@ def deviation_table(results: Results) -> Table | None:
         return None
     columns, bodies = [Column("Generator"), Column("Seeds", "finished")], [head_cells(line) for line in joined]
     for key in keys:
-        name = number_name(results, key)
+        name = head_name(results, key)
         columns += [Column(f"{name.title} draws", name.detail), Column(f"{name.title} seeds", name.detail)]
         digits = decimals(line.numbers[key] for line in joined if key in line.numbers)
         for line, body in zip(joined, bodies, strict=True):
@@ -392,7 +414,7 @@ def further_table(results: Results) -> Table | None:
     columns, bodies = [Column("Generator")], [head_cells(line)[:1] for line in joined]
     for key in keys:
         add_scores(results, joined, key, columns, bodies)
-    notes = [_dagger(results)] if any(_small(joined, key) for key in keys) else []
+    notes = long_notes(results, keys) + ([_dagger(results)] if any(_small(joined, key) for key in keys) else [])
     caption = f"Further measures on {results.data_label}"
     return Table("further", caption, tuple(columns), sections(joined, bodies), tuple(notes)) if keys else None
 
@@ -406,6 +428,8 @@ def class_tables(results: Results) -> list[Table]:
     for used in features:
         columns, bodies = [Column("Generator")], [head_cells(line)[:1] for line in joined]
         keys = [Key(name, used, "frechet_distance") for name in results.class_names]
+        if not any(key in line.numbers and math.isfinite(line.numbers[key].mean) for line in joined for key in keys):
+            continue  # every class has too few images, of which there is a warning
         for key in keys:
             add_scores(results, joined, key, columns, bodies)
             marks = ("†" if _small(joined, key) else "") + ("‡" if key.label in few else "")
@@ -447,7 +471,7 @@ def add_scores(
     results: Results, joined: Sequence[Line], key: Key, columns: list[Column], bodies: list[list[Cell]]
 ) -> None:
     """Append a number's column to the head and to every row."""
-    name = number_name(results, key)
+    name = head_name(results, key)
     measure = MEASURES.get(key.measure)
     mark = "†" if _small(joined, key) else ""
     arrow = ARROWS.get(measure.better, "") if measure else ""
@@ -531,6 +555,7 @@ def _notes(
             )
     else:
         notes.append("Families stand in the order of the first distance; this is no ranking.")
+    notes += long_notes(results, keys)
     if any(_small(joined, key) for key in keys):
         notes.append(_dagger(results))
     if any(line.per_class for line in joined):
