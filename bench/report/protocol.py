@@ -138,4 +138,6 @@ def _words(key: str) -> str:
 def _value(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: NOTHING, True: "yes", False: "no"}[value]
+    if isinstance(value, Mapping):
+        return f"({_pairs(value)})"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
