@@ -135,7 +135,8 @@ class Searching:
             self._taken[job.name] = event["number"]
         elif kind == "trial_end":
             self._taken.pop(job.name, None)
-            values = ", ".join(f"{value:.4g}" for value in event.get("values", ()))
+            told = zip(search.spec.objective, event.get("values", ()), strict=False)
+            values = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in told)
             self._reasons.pop(search.name, None)
             self.display.ended(job.name, values or f"{event['state']}: {event['reason']}")
         elif kind == "failed":

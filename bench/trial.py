@@ -16,6 +16,7 @@ import torch
 
 from bench.data.dataset import ImageDataset
 from bench.data.splits import Split
+from bench.environment import commit
 from bench.errors import DivergedError, NotFiniteError
 from bench.evaluate import spread
 from bench.extractors import build_extractor
@@ -189,4 +190,5 @@ class TrialRun:
 
     def _about(self) -> dict[str, Any]:
         seen, seconds = self._fitted.images_seen, self._fitted.seconds
-        return {"images_seen": seen, "seconds": seconds, "looks": {str(n): value for n, value in self._looks.items()}}
+        looks = {str(n): value for n, value in self._looks.items()}
+        return {"images_seen": seen, "seconds": seconds, "looks": looks, "commit": commit()}

@@ -63,6 +63,8 @@ class Trial:
     images_seen: int
     seconds: float
     reason: str
+    commit: str = ""
+    """Of the code that ran it; '' where that is not known."""
 
 
 class Study:
@@ -289,6 +291,7 @@ def _record(trial: FrozenTrial) -> Trial:
         int(about.get("images_seen", 0)),
         float(about.get("seconds", 0.0)),
         str(about.get("reason", "")) if ended else "",
+        str(about.get("commit") or ""),
     )
 
 

@@ -90,6 +90,10 @@ def test_a_run_of_one_seed_on_a_slower_machine_passes(reference: Path, capsys: p
             "WORSE  training step of dcgan, in steps of the yardstick: 9, expected at most 7.5 (reference 3)",
         ),
         ({"vae_domain": 3.0}, "WORSE  Fréchet distance of vae (domain): 86.4, expected at most"),
+        (
+            {"vae_random": 1.4, "dcgan_random": 1.4},
+            "WORSE  Fréchet distance of all families together (random), as a share of the reference: 1.345",
+        ),
         ({"vae_precision": 0.1}, "WORSE  precision of vae (domain): 0.1, expected at least"),
         ({"gaussian_random": 1.05}, "WORSE  Fréchet distance of gaussian (random)"),
         (
@@ -115,6 +119,21 @@ def test_what_is_missing_or_failed_is_worse(reference: Path, capsys: pytest.Capt
     said = capsys.readouterr().out
     assert "runs of vae that did not finish" in said
     assert "Fréchet distance of vae (random): nan" in said
+    assert "families together (random), as a share of the reference: nan" in said
+
+
+def test_what_cannot_fail_is_not_counted(reference: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A precision of 0 can't get worse: it is compared with nothing, unless it is missing."""
+    first = results(reference / "first", vae_precision=0.0)
+    assert compare.main(["--times", str(times(reference / "t.json")), "--results", str(first), "--update"]) == 0
+    findings = compare.compare_quality(first / "results.csv", reference / "smoke" / "results.csv")
+    titles = [finding.what for finding in findings]
+    assert "precision of dcgan (domain)" in titles
+    assert "precision of vae (domain)" not in titles
+    kept = [line for line in (first / "results.csv").read_text().splitlines() if "vae" not in line]
+    (first / "results.csv").write_text("\n".join(kept) + "\n")
+    findings = compare.compare_quality(first / "results.csv", reference / "smoke" / "results.csv")
+    assert any(finding.what == "precision of vae (domain)" and finding.worse for finding in findings)
 
 
 def test_the_committed_references_are_what_is_compared() -> None:

@@ -65,7 +65,10 @@ def test_differences_have_intervals_and_what_differs_is_named(pair: tuple[Path, 
     assert "+5.0" in text
     assert "2.15.0" in text
     assert differences(found) is not None
-    assert [table.caption for table in tables(found)][-1].endswith("costs")
+    costs = tables(found)[-1]
+    assert costs.caption.endswith("costs")
+    assert str(costs.columns[-1]) == "Ratio (two / one)"
+    assert {row[1].text for _, rows in costs.sections for row in rows} >= {"training time ↓", "peak memory in MiB ↓"}
 
 
 def test_the_file_has_every_number_in_full(pair: tuple[Path, Path], tmp_path: Path) -> None:

@@ -111,6 +111,29 @@ def test_small_classes_are_marked(folder: Path) -> None:
     assert "Unconditional, so without numbers by class: vae, mean_image, gaussian." in notes
 
 
+def test_a_table_of_dashes_is_left_out(tmp_path: Path) -> None:
+    path = fixture.write_results(tmp_path / "x")
+    for file in path.glob("runs/*/evaluation-*.json"):
+        record = json.loads(file.read_text())
+        kept = [score for score in record["scores"] if score["class"] == "all"]
+        few = [{**score, "mean": None, "std": None, "lower": None, "upper": None, "values": [], "flag": "too few"}
+               for score in record["scores"] if score["class"] != "all"]  # fmt: skip
+        file.write_text(json.dumps({**record, "scores": [*kept, *few]}))
+    assert class_tables(read_results(path)) == []
+
+
+def test_what_is_long_stands_below_the_table_and_not_at_its_head(tmp_path: Path) -> None:
+    path = fixture.write_results(tmp_path / "x")
+    for file in path.glob("runs/*/evaluation-*.json"):
+        record = json.loads(file.read_text())
+        for score in record["scores"]:
+            score["about"] = "n times 0.5, 0.625, 0.75, 1 in 2 orders" if score["measure"] == "precision" else ""
+        file.write_text(json.dumps(record))
+    table = main_table(read_results(path))
+    assert not any("orders" in str(column) for column in table.columns)
+    assert "Precision@280 (domain, vs test), precision: n times 0.5, 0.625, 0.75, 1 in 2 orders." in table.notes
+
+
 def test_combined_flags_are_told_apart(tmp_path: Path) -> None:
     path = fixture.write_results(tmp_path / "x")
     for file in path.glob("runs/*/evaluation-ab12.json"):

@@ -223,6 +223,22 @@ def test_patients_stay_out(results):
     assert {"samples.png", "model/checkpoint.safetensors"} <= held["vae seed 0"]
 
 
+def test_a_family_that_copies_shows_nothing_where_patients_must_not_be_shown(results):
+    """Nor does one that was not scored yet: nobody knows what its samples are."""
+    folder = write(results, patient_images=False)
+    for path in folder.glob("runs/vae-seed0-*/evaluation-*.json"):
+        record = json.loads(path.read_text())
+        near = {**record["scores"][0], "measure": "memorization", "features": "", "class": "all", "mean": -9.0}
+        path.write_text(json.dumps({**record, "scores": [*record["scores"], near]}))
+    for path in folder.glob("runs/cvae-seed0-*/evaluation-*.json"):
+        path.unlink()
+    sync(folder)
+    held = {run.info.run_name: files(client(results), run.info.run_id) for run in all_runs(results)}
+    for name in ("vae seed 0", "cvae seed 0"):
+        assert "result.json" in held[name]
+        assert not {f for f in held[name] if f.endswith((".png", ".webp", ".safetensors"))}, name
+
+
 def test_what_is_new_is_sent_alone(results):
     folder = write(results, seeds=SEEDS)
     count = sync(folder)[1]
@@ -258,6 +274,7 @@ def test_trials_hang_below_their_family(results):
     events("loss", split="training", images_seen=100, step=10, values={"loss": 2.0})
     events.close()
     search = {"spec": {"objective": ["frechet_distance"], "features": "radiomics"}, "images_seen": 500}
+    trials[0]["commit"] = "abc123"
     study = {"schema": 1, "study": "vae-abc", "search": search, "trials": trials}
     (home / "study.json").write_text(json.dumps(study))
     sync(folder)
@@ -269,6 +286,7 @@ def test_trials_hang_below_their_family(results):
     assert [one.info.status for one in (first, second, third)] == ["FINISHED", "KILLED", "KILLED"]
     assert second.data.tags["reason"] == "hopeless"
     assert first.data.params["beta"] == "1.0"
+    assert (first.data.tags["family"], first.data.tags["commit"]) == ("vae", "abc123")
     assert first.data.metrics["objective/frechet_distance"] == 8.0
     assert first.data.metrics["progress/radiomics/frechet_distance"] == 8.0
     assert (first.data.metrics["training/loss"], second.data.metrics["training/loss"]) == (2.0, 3.0)

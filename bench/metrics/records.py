@@ -116,7 +116,7 @@ _ALL = (
     ),
     *_UTILITY,
     Measure("training_seconds", "training time in s", "lower", 0.0, inf, "cost", "cost", "measured"),
-    Measure("seconds_per_1000_samples", "s per 1,000 samples", "lower", 0.0, inf, "cost", "cost", "measured"),
+    Measure("seconds_per_1000_samples", "seconds per 1,000 samples", "lower", 0.0, inf, "cost", "cost", "measured"),
     Measure("peak_memory_bytes", "peak memory in bytes", "lower", 0.0, inf, "cost", "cost", "measured"),
     Measure("parameters", "number of parameters", "none", 0.0, inf, "cost", "cost", "counted"),
 )  # fmt: skip

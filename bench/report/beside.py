@@ -244,6 +244,14 @@ def _of_rows(rows: Sequence[Mapping[str, str]]) -> Side:
 # ---- telling
 
 
+COST_TITLES = {
+    "training_seconds": "training time",
+    "seconds_per_1000_samples": "time per 1,000 samples",
+    "peak_memory_bytes": "peak memory in MiB",
+}
+"""Costs as `cost_text` writes them."""
+
+
 def tables(found: Beside, *, everything: bool = False) -> list[Table]:
     """Lay out a table for each features; of all classes together unless everything is asked for."""
     shown = [pair for pair in found.pairs if everything or pair.key.label == ALL]
@@ -255,11 +263,13 @@ def tables(found: Beside, *, everything: bool = False) -> list[Table]:
 
 def _table(found: Beside, pairs: Sequence[Pair], features: str, costs: bool) -> Table:
     one, two = _short(found)
-    columns = (Column("Generator"), Column("Measure"), Column(one), Column(two), Column("Difference", f"{two} − {one}"))
+    last_head = Column("Ratio", f"{two} / {one}") if costs else Column("Difference", f"{two} − {one}")
+    columns = (Column("Generator"), Column("Measure"), Column(one), Column(two), last_head)
     body = []
     for pair in pairs:
         measure = MEASURES.get(pair.key.measure)
-        title = f"{measure.title} {ARROWS.get(measure.better, '')}".strip() if measure else pair.key.measure
+        said = COST_TITLES.get(pair.key.measure, measure.title) if measure else ""
+        title = f"{said} {ARROWS.get(measure.better, '')}".strip() if measure else pair.key.measure
         title += "" if pair.key.label == ALL else f", {pair.key.label}"
         if costs:
             ratio = f"× {pair.second.mean / pair.first.mean:.3g}" if pair.first.mean else NOTHING

@@ -98,6 +98,8 @@ def _points(results: Results, first: Key, cost: str) -> list[Point]:
 
 
 def _panel(axes: Axes, results: Results, first: Key, points: Sequence[Point]) -> list[tuple[float, float]]:
+    from matplotlib.ticker import MaxNLocator
+
     look, least = looks(results), logarithmic_from(point.number.mean for point in points)
     for point in points:
         colour, marker = look[point.name]
@@ -125,6 +127,8 @@ def _panel(axes: Axes, results: Results, first: Key, points: Sequence[Point]) ->
     ticks: list[float] = []
     for times in TIMES:
         ticks += [tick for tick in times if shortest <= tick <= longest] if len(ticks) < 3 else []
+    if len(ticks) < 2:
+        ticks = [tick for tick in MaxNLocator(4).tick_values(shortest, longest) if shortest <= tick <= longest]
     axes.set_xticks(ticks, [duration(tick).replace(" 00 s", "").replace(" 00 min", "") for tick in ticks])
     axes.set_xticks([], minor=True)
     handles, texts = axes.get_legend_handles_labels()

@@ -81,7 +81,9 @@ def looks(results: Results) -> dict[str, tuple[str, str]]:
     for generator in sorted(roles, key=lambda name: (_place(name), name)):
         role = roles[generator]
         colours = {"control": GREYS, "floor": (FLOOR,)}.get(role, COLOURS)
-        place = _place(generator) - (SHIPPED.index("training_copy") if role == "control" else 0)
+        # a family with its default values, beside the tuned one, has the family's colour and another marker
+        place = _place(generator.removesuffix("_default") if role == "default" else generator)
+        place -= SHIPPED.index("training_copy") if role == "control" else 0
         colour = colours[place % len(colours)]
         free = (MARKERS[(place + step) % len(MARKERS)] for step in range(len(MARKERS)))
         marker = next((mark for mark in free if (colour, mark) not in chosen.values()), MARKERS[0])

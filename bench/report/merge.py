@@ -18,7 +18,10 @@ from bench.store import read_json, write_bytes, write_json
 MARK = "merged.json"
 """A folder with it was made here, and may be made anew."""
 COPIED = ("result.json", "samples.npz", "closest.npz", "interpolations.npz", "losses.csv", "progress.csv")
-SAME_SUITE = ("name", "data", "split", "budget", "evaluation", "progress", "for_results")
+COPIED_OF_SEARCH = ("study.json", "trials.csv")
+SAME_SUITE = ("name", "data", "split", "budget", "sampling", "evaluation", "progress", "for_results")
+TUNING_APART = ("workers", "storage", "compare_default")
+"""What of a search may differ between machines: it changes no trial."""
 SAME_PROTOCOL = ("draws", "n_all", "n_class", "samples_per_draw", "replicates", "measures")
 
 
@@ -73,6 +76,7 @@ def _check(first: Path, one: Mapping[str, Any], second: Path, two: Mapping[str, 
         same(f"protocols ({key})", a["protocol"].get(key), b["protocol"].get(key))
     for key in SAME_SUITE:
         same(f"suites ({key})", one["suite"].get(key), two["suite"].get(key))
+    same("suites (tuning)", *(_tuning(side["suite"]) for side in (one, two)))
     for name in {**a["features"], **b["features"]}:
         mine, theirs = (
             [str((side["features"].get(name) or {}).get(key)) for key in ("status", "version", "backend", "rule")]
@@ -86,6 +90,10 @@ def _check(first: Path, one: Mapping[str, Any], second: Path, two: Mapping[str, 
     )
     for name in mine_.keys() & theirs_.keys():
         same(f"settings of {name}", mine_[name], theirs_[name])
+
+
+def _tuning(suite: Mapping[str, Any]) -> Any:
+    return {key: value for key, value in (suite.get("tuning") or {}).items() if key not in TUNING_APART} or None
 
 
 def _brief(value: Any) -> str:
@@ -150,6 +158,7 @@ def _write(
         ),
         "patient_images": all(each.get("patient_images", True) for each in suites),
     }
+    searches = _searches(folders, parts, rows)
     records = []
     for folder, row in rows:
         run = _inside(folder, row)
@@ -159,7 +168,14 @@ def _write(
                 target.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(run / name, target / name)
         records.append({**row, "run": f"runs/{run.name}"})
-    plan = {**parts[0]["plan"], "stamp": stamps[0] if stamps else None, "rows": records}
+    told = [search for _, search in searches]
+    for folder, search in searches:
+        kept, target = folder / search["folder"], out / search["folder"]
+        for name in COPIED_OF_SEARCH:
+            if (kept / name).is_file():
+                target.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(kept / name, target / name)
+    plan = {**parts[0]["plan"], "stamp": stamps[0] if stamps else None, "rows": records, "searches": told}
     write_json(out / "plan.json", plan)
     write_json(out / "reference.json", parts[0]["reference"])
     write_json(out / "suite.json", suite)
@@ -167,6 +183,46 @@ def _write(
     if suite["patient_images"] and (folders[0] / "real.npz").is_file():
         shutil.copyfile(folders[0] / "real.npz", out / "real.npz")
     write_json(out / MARK, {"schema": 1, "folders": [folder.name for folder in folders]})
+
+
+def _searches(
+    folders: Sequence[Path], parts: Sequence[Mapping[str, Any]], rows: Sequence[tuple[Path, dict[str, Any]]]
+) -> list[tuple[Path, dict[str, Any]]]:
+    """Every search, from the folder whose trainings are taken; what was found apart must not be mixed.
+
+    Raises:
+        InputError: trainings of one row come from searches that found different values.
+    """
+    known = {
+        (folder, search["generator"]): search
+        for folder, part in zip(folders, parts, strict=True)
+        for search in part["plan"].get("searches") or ()
+    }
+    found = []
+    for name in dict.fromkeys(name for _, name in known):
+        held: tuple[Path, Any] | None = None
+        for folder in [folder for folder, row in rows if row["generator"] == name and _ended(folder, row) is not None]:
+            if (folder, name) not in known:
+                continue
+            best = (read_json(_search(folder, known[folder, name]) / "study.json") or {}).get("best")
+            values = best["parameters"] if best else None
+            if held is not None and values != held[1]:
+                raise InputError(
+                    f"{name} was tuned apart in {held[0]} and {folder}, with different best values: its seeds can't be mixed; "
+                    "run all seeds of it on one machine, or search together through a database (tuning.storage)"
+                )
+            held = held or (folder, values)
+        source = held[0] if held else next(folder for folder, other in known if other == name)
+        _search(source, known[source, name])
+        found.append((source, known[source, name]))
+    return found
+
+
+def _search(folder: Path, search: Mapping[str, Any]) -> Path:
+    path = folder / str(search["folder"])
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"{folder}: plan.json names a search outside of the folder: {search['folder']}")
+    return path
 
 
 def _yaml(content: dict[str, Any]) -> bytes:

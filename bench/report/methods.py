@@ -13,6 +13,7 @@ from bench.report.pairs import ERROR, SEEDS_NEEDED, pairs
 from bench.report.protocol import budget_unit, environments
 from bench.report.results import Results
 from bench.report.tables import first_distance, leading_keys, lines
+from bench.report.tuning import prunes, studies
 
 FEATURES = {
     "inception": "the pool features of an Inception network trained on ImageNet (Szegedy 2016)",
@@ -29,6 +30,7 @@ def methods(results: Results) -> list[str]:
         _data(results),
         _split(results),
         _trained(results),
+        _tuned(results),
         _scored(results),
         _features(results),
         *_measures(results),
@@ -94,6 +96,36 @@ def _trained(results: Results) -> str:
     return f"{named} {each} trained{same} from {count} random seed{plural}, {given}.{lost}{more}"
 
 
+def _tuned(results: Results) -> str:
+    """How hyper-parameters were searched; '' where none were."""
+    found = studies(results)
+    if not found:
+        return ""
+    first, tuned = found[0]["search"]["spec"], [str(study["generator"]) for study in found]
+    trials = _span([int(study["search"]["spec"]["trials"]) for study in found])
+    images = _span([int(study["search"]["images_seen"]) for study in found])
+    objective, *costs = [MEASURES[name].title if name in MEASURES else name for name in first["objective"]]
+    beside = f", beside {_join(costs)}" if costs else ""
+    early = "; trials worse than the median of the others were ended early" if prunes(first) else ""
+    features = FEATURES.get(first["features"], f"{first['features']} features")
+    rest = [line.generator for line in lines(results) if line.role == "family" and line.generator not in tuned]
+    sampler = {"tpe": "TPE"}.get(first["sampler"], first["sampler"])
+    kept = f" {_join(rest)} {'was' if len(rest) == 1 else 'were'} not tuned." if rest else ""
+    going = " The searches have not all ended." if any(study["status"] == "running" for study in found) else ""
+    return (
+        f"The hyper-parameters of {_join(tuned)} were tuned beforehand with Optuna {found[0]['optuna']} "
+        f"({sampler} sampler, seed {first['seed']}): "
+        f"{trials} trial{'s' * (trials != '1')} per family of {images} training images each, the first with the default "
+        f"values{early}. The objective was the {objective} between generated and {found[0]['validation_images']:,} validation "
+        f"images ({features}){beside}; the values with the lowest {objective} were then trained anew.{kept}{going}"
+    )
+
+
+def _span(numbers: Sequence[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
 def _cited(family: str) -> str:
     if family not in GENERATORS.names():
         return ""
@@ -103,10 +135,12 @@ def _cited(family: str) -> str:
 
 def _scored(results: Results) -> str:
     rules = results.protocol
+    each = f" ({rules['n_class']:,} per class)" if rules.get("n_class") else ""
+    tuning = "tuning, " if studies(results) else ""
     return (
         f"Every trained model generated {rules['draws']} independent sets of images, quantised to 8 bits; each was compared "
-        f"with {rules['n_all']:,} test images and as many generated ones ({rules['n_class']:,} per class), the same numbers "
-        "for every model and both sides. No test image took part in training, model choice or stopping."
+        f"with {rules['n_all']:,} test images and as many generated ones{each}, the same numbers "
+        f"for every model and both sides. No test image took part in training, {tuning}model choice or stopping."
     )
 
 

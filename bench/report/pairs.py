@@ -173,6 +173,10 @@ def _probability(value: float) -> str:
 
 def left_out(results: Results, key: Key | None) -> str:
     """Say which families are not compared, and why; '' where all are."""
+    if results.stamp:
+        return f"Families are not compared: these outputs are stamped '{results.stamp}'."
+    if any(run.status == "pending" for run in results.runs):
+        return "Families are compared once every planned run has ended."
     named = [line.generator for line in able(results, key)]
     left = [
         f"{line.generator} ({line.finished} finished seed{'s' if line.finished != 1 else ''})"
@@ -181,6 +185,8 @@ def left_out(results: Results, key: Key | None) -> str:
     ]
     if not left:
         return ""
+    if all(line.finished >= SEEDS_NEEDED for line in lines(results) if line.role == "family"):
+        return f"Not compared: {', '.join(left)}: without an interval over test subjects nothing can be told apart."
     return (
         f"Not compared: {', '.join(left)}. Fewer than {SEEDS_NEEDED} training seeds allow no statement about the family; with "
         "one, its interval holds the sampling of test subjects alone."

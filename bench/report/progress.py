@@ -138,15 +138,16 @@ def _table(results: Results, records: Sequence[tuple[Line, pd.DataFrame]], measu
         if len(part):
             parts.append((line, part["images_seen"].to_numpy(), part["value"].to_numpy()))
     ends = max(float(seen.max()) for _, seen, _ in parts)
-    wanted = [ends * (number + 1) / SHOWN_POINTS for number in range(SHOWN_POINTS)]
+    count = min(SHOWN_POINTS, max(len(set(seen)) for _, seen, _ in parts))
+    wanted = [ends * (number + 1) / count for number in range(count)]
     columns = [Column("Generator"), *(Column(f"{_thousands(images)} images") for images in wanted)]
     real = results.progress.get("real", {}).get(f"{features}/{measure}")
-    rows = [[Cell(REAL), *[Cell(_written(real, measure))] * SHOWN_POINTS]]
+    rows = [[Cell(REAL), *[Cell(_written(real, measure))] * count]]
     for line, seen, values in parts:
         row = [Cell(line.generator, "" if line.finished else line.status)]
         for images in wanted:
             at = int(np.argmin(np.abs(seen - images)))
-            near = abs(seen[at] - images) <= 0.6 * ends / SHOWN_POINTS
+            near = abs(seen[at] - images) <= 0.6 * ends / count
             row.append(Cell(_written(float(values[at]), measure) if near else NOTHING))
         rows.append(row)
     caption = (

@@ -29,7 +29,8 @@ def protocol(results: Results) -> list[tuple[str, str]]:
         ("Draws", f"{rules['draws']} fresh generations from every trained model"),
         (
             "Images per number",
-            f"{rules['n_all']:,} real and as many generated over all classes, {rules['n_class']:,} per class "
+            f"{rules['n_all']:,} real and as many generated over all classes, "
+            f"{rules['n_class'] or 'none':{',' if rules['n_class'] else ''}} per class "
             f"({rules['samples_per_draw']:,} asked for; the smallest sufficient class bounds it)",
         ),
         (
@@ -137,4 +138,6 @@ def _words(key: str) -> str:
 def _value(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: NOTHING, True: "yes", False: "no"}[value]
+    if isinstance(value, Mapping):
+        return f"({_pairs(value)})"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

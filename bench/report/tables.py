@@ -76,6 +76,8 @@ SMALL = {
     **dict.fromkeys(GROUPS["memorization"], frozenset({FEW_TRAINING, FEW_VALIDATION})),
 }
 """Measure -> flags that put a dagger beside its number."""
+HEAD_ROOM = 24
+"""Letters about how a number is parametrised that stand at the head of its column; more become a note."""
 ROLES = {
     "floor": "Floor: real against real",
     "family": "Families",
@@ -266,10 +268,30 @@ def number_name(results: Results, key: Key) -> Column:
     n = f"@{counts[0]}" if len(counts) == 1 else f"@{counts[0]}–{counts[-1]}" if counts else ""
     measure = MEASURES.get(key.measure)
     short = SHORT.get(key.measure) or (measure.title if measure else key.measure)
-    about = {run.scores[key].about for run in results.runs if key in run.scores} - {""}
     doubt = str((results.features.get(key.features) or {}).get("doubt") or "")
-    parts = [key.features, doubt, AGAINST.get(key.measure, "vs test"), about.pop() if len(about) == 1 else ""]
+    parts = [key.features, doubt, AGAINST.get(key.measure, "vs test"), _about(results, key)]
     return Column(f"{short}{n}", ", ".join(part for part in parts if part))
+
+
+def head_name(results: Results, key: Key) -> Column:
+    """A number's name at the head of a column: how it was parametrised is left to a note where that is long."""
+    name, about = number_name(results, key), _about(results, key)
+    return Column(name.title, name.detail.removesuffix(about).removesuffix(", ")) if len(about) > HEAD_ROOM else name
+
+
+def long_notes(results: Results, keys: Iterable[Key]) -> list[str]:
+    """What `head_name` left out, a note for each number."""
+    return [
+        f"{head_name(results, key)}, {MEASURES[key.measure].title if key.measure in MEASURES else key.measure}: "
+        f"{_about(results, key)}."
+        for key in keys
+        if len(_about(results, key)) > HEAD_ROOM
+    ]
+
+
+def _about(results: Results, key: Key) -> str:
+    found = {run.scores[key].about for run in results.runs if key in run.scores} - {""}
+    return found.pop() if len(found) == 1 else ""
 
 
 def duration(seconds: float) -> str:
@@ -373,7 +395,7 @@ def deviation_table(results: Results) -> Table | None:
         return None
     columns, bodies = [Column("Generator"), Column("Seeds", "finished")], [head_cells(line) for line in joined]
     for key in keys:
-        name = number_name(results, key)
+        name = head_name(results, key)
         columns += [Column(f"{name.title} draws", name.detail), Column(f"{name.title} seeds", name.detail)]
         digits = decimals(line.numbers[key] for line in joined if key in line.numbers)
         for line, body in zip(joined, bodies, strict=True):
@@ -398,7 +420,7 @@ def further_table(results: Results) -> Table | None:
     columns, bodies = [Column("Generator")], [head_cells(line)[:1] for line in joined]
     for key in keys:
         add_scores(results, joined, key, columns, bodies)
-    notes = _daggers(results, joined, keys)
+    notes = long_notes(results, keys) + _daggers(results, joined, keys)
     caption = f"Further measures on {results.data_label}"
     return Table("further", caption, tuple(columns), sections(joined, bodies), tuple(notes)) if keys else None
 
@@ -412,6 +434,8 @@ def class_tables(results: Results) -> list[Table]:
     for used in features:
         columns, bodies = [Column("Generator")], [head_cells(line)[:1] for line in joined]
         keys = [Key(name, used, "frechet_distance") for name in results.class_names]
+        if not any(key in line.numbers and math.isfinite(line.numbers[key].mean) for line in joined for key in keys):
+            continue  # every class has too few images, of which there is a warning
         for key in keys:
             add_scores(results, joined, key, columns, bodies)
             marks = ("†" if _small(joined, key) else "") + ("‡" if key.label in few else "")
@@ -453,7 +477,7 @@ def add_scores(
     results: Results, joined: Sequence[Line], key: Key, columns: list[Column], bodies: list[list[Cell]]
 ) -> None:
     """Append a number's column to the head and to every row."""
-    name = number_name(results, key)
+    name = head_name(results, key)
     measure = MEASURES.get(key.measure)
     mark = "†" if _small(joined, key) else ""
     arrow = ARROWS.get(measure.better, "") if measure else ""
@@ -549,7 +573,7 @@ def _notes(
             )
     else:
         notes.append("Families stand in the order of the first distance; this is no ranking.")
-    notes += _daggers(results, joined, keys)
+    notes += long_notes(results, keys) + _daggers(results, joined, keys)
     if any(line.per_class for line in joined):
         notes.append("Per class: one model per class, the budget shared in proportion to their images.")
     for run in (line.runs[0] for line in joined if line.role == "external" and line.runs[0].external):

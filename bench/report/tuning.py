@@ -99,14 +99,15 @@ def _budgets(results: Results, found: Sequence[Study]) -> Table:
         trials = study["trials"]
         ended = [trial for trial in trials if trial["state"] not in ("running", "waiting")]
         default, best = _first(trials[:1]), _first([study["best"]] if study["best"] else [])
-        change = NOTHING if default is None or best is None else f"{best / default - 1:+.0%}".replace("-", "−")
+        known = default is not None and best is not None and default > 0  # a kernel distance may lie at 0 or below
+        change = f"{best / default - 1:+.0%}".replace("-", "−") if known else NOTHING
         cells = [
             f"{len(ended)} of {study['search']['spec']['trials']}",
             f"{study['search']['images_seen']:,}",
             f"{study['images_seen']:,}",
             duration(study["seconds"]),
             _early(ended),
-            *(NOTHING if value is None else f"{value:.4g}" for value in (default, best)),
+            *(NOTHING if value is None else _written(value) for value in (default, best)),
             "default kept" if study["best"] and study["best"]["number"] == 0 else change,
         ]
         row = [
@@ -119,15 +120,18 @@ def _budgets(results: Results, found: Sequence[Study]) -> Table:
                 row.append(number_cell(number, 2) if number else Cell(NOTHING))
         rows.append(tuple(row))
     pruning = (
-        "trials worse than the median on their way were ended early" if _prunes(spec) else "no trial was ended early"
+        "trials worse than the median on their way were ended early" if prunes(spec) else "no trial was ended early"
     )
+    budgets = {(study["search"]["spec"]["trials"], study["search"]["images_seen"]) for study in found}
+    granted = f"Granted to every family alike: {spec['trials']} trials of as many images; {pruning}."
+    if len(budgets) > 1:
+        granted = f"The budgets differ, as results of several suites do; {pruning}."
     notes = [
         f"Default and best: {objective} between generated and {found[0]['validation_images']:,} validation images on "
         f"{spec['features']} features, lower is better; test images were out of reach. The first trial has the default "
         "values, so tuning can't lose on this number; whether it won on test images, the other tables say.",
-        f"Granted to every family alike: {spec['trials']} trials of as many images; {pruning}. Sampler {spec['sampler']}, "
-        f"seed {spec['seed']}, Optuna {found[0]['optuna']}. Images seen and time are of all trials; costs elsewhere don't "
-        "contain them.",
+        f"{granted} Sampler {spec['sampler']}, seed {spec['seed']}, Optuna {found[0]['optuna']}. Images seen and time are of "
+        "all trials; costs elsewhere don't contain them.",
     ]
     tuned = {str(study["generator"]) for study in found}
     rest = [line.generator for line in lines(results) if line.role == "family" and line.generator not in tuned]
@@ -171,7 +175,7 @@ def _values(found: Sequence[Study]) -> Table:
 
 def _trial(study: Study, trial: Mapping[str, Any]) -> tuple[str, ...]:
     names = study["search"]["spec"]["objective"]
-    values = [f"{value:.4g}" for value in trial["values"]] or [NOTHING] * len(names)
+    values = [_written(value) for value in trial["values"]] or [NOTHING] * len(names)
     tried = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in trial["parameters"].items())
     state = trial["state"] + (f": {trial['reason']}" if trial["state"] in ("failed", "diverged") else "")
     mark = " (best)" if study["best"] and study["best"]["number"] == trial["number"] else ""
@@ -192,7 +196,8 @@ def _early(ended: Sequence[Mapping[str, Any]]) -> str:
     return ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "0"
 
 
-def _prunes(spec: Mapping[str, Any]) -> bool:
+def prunes(spec: Mapping[str, Any]) -> bool:
+    """Whether hopeless trials were ended early, by a stored specification."""
     return bool(len(spec["objective"]) == 1 if spec["pruning"] is None else spec["pruning"])
 
 
@@ -298,4 +303,9 @@ def _best(study: Study) -> str:
 
 
 def _text(value: float | None) -> str:
-    return "no value" if value is None else f"{value:.4g}"
+    return "no value" if value is None else _written(value)
+
+
+def _written(value: float) -> str:
+    """Four digits, and no powers of ten for what people can read."""
+    return (f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.4g}").replace("-", "−")

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.metrics.records import FEW_TRAINING, FEW_VALIDATION
+from bench.metrics.records import FEW_TRAINING, FEW_VALIDATION, MEASURES
 from bench.report.faults import fault_check, fault_of
 from bench.report.pairs import SEEDS_NEEDED, able, beaten_by, pairs
 from bench.report.protocol import budget_unit, environments
@@ -137,14 +137,18 @@ def warnings(results: Results) -> list[str]:
     for line in joined:
         for key, number in line.numbers.items():
             for flag in number.flags - {"too few"} - ({"n < 2d"} if key.measure != "frechet_distance" else set()):
-                where = (key.features or key.measure) + ("" if key.label == ALL else " by class")
+                measure = MEASURES[key.measure].title if key.measure in MEASURES else key.measure
+                where = (key.features or measure) + ("" if key.label == ALL else " by class")
                 flags.setdefault(flag, set()).add(where)
     known = {
         "n < 2d": "Fréchet distances of fewer images than twice the feature dimensions (n < 2d), so biased upwards",
         FEW_TRAINING: "Memorisation with fewer than 51 training images, too few to say what is near",
         FEW_VALIDATION: "Memorisation with fewer than 100 validation images, so its threshold is loose",
     }
-    found += [f"{known.get(flag, flag)}: {_join(sorted(places))}." for flag, places in sorted(flags.items())]
+    found += [
+        f"{known.get(flag, flag[:1].upper() + flag[1:])}: {_join(sorted(places))}."
+        for flag, places in sorted(flags.items())
+    ]
     copying = [line.generator for line in joined if line.role in COMPETING and line.copies]
     if copying:
         found.append(f"Memorisation (C_T below −{-COPYING:g}) caught {_join(copying)}: a low distance may be copying.")

@@ -90,7 +90,9 @@ class Tracker:
         except Exception as error:  # whatever MLflow or its store raises, the benchmark goes on
             self._complete = False
             if self._error is None:
-                self._note(f"MLflow at {shown(self._uri)} does not answer; the run goes on, and it is told later")
+                self._note(
+                    f"MLflow at {shown(self._uri)} does not answer ({reason(error)}); the run goes on, and it is told later"
+                )
             self._error = reason(error)
             return
         if self._error:
@@ -134,6 +136,8 @@ def sync(folder: Path, uri: str | None = None) -> tuple[str, int, int]:
 def reason(error: BaseException) -> str:
     """The first line of what MLflow says, without the URL's whole story."""
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if "unsupported URI" in first:
+        return "no address that MLflow knows: it begins with http://, https://, sqlite:///, postgresql:// or file:"
     if "Max retries exceeded" in first or "Connection refused" in first:
         return "no connection"
     return first[:200]

@@ -7,12 +7,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bench.report.tables import COPYING
 from bench.store import read_json
 from bench.track.nodes import ENDED_BADLY, Content, Node, joined, make_node
 from bench.track.numbers import Point, curves, flat, points, stat_of, time_of
 from bench.track.trials import trial_nodes
 
-SUITE_FILES = ("suite.yaml", "split.json", "report.html", "table.*", "*.csv", "figures/*.png", "figures/*.svg")
+SUITE_FILES = (
+    "suite.yaml",
+    "split.json",
+    "report.html",
+    "methods.txt",
+    "table.*",
+    "*.csv",
+    "figures/*.png",
+    "figures/*.svg",
+)
 RUN_FILES = ("result.json", "losses.csv", "progress.csv")
 PARTS = ("train", "validation", "test")
 PARTS_SHOWN = ("data", "split", "budget", "seeds", "precision", "progress", "tuning", "evaluation")
@@ -50,6 +60,8 @@ class Reader:
             else:
                 families.setdefault(row["generator"], []).append(training)
         studies = {search["generator"]: self.folder / search["folder"] for search in plan.get("searches", [])}
+        entries = suite.get("generators") or ()
+        named = {one.get("label") or one.get("name"): one.get("name") for one in entries if isinstance(one, dict)}
         below = list(floors)
         for row in dict.fromkeys([*studies, *families]):
             key, members = f"family:{row}", families.get(row, [])
@@ -57,7 +69,9 @@ class Reader:
             study = studies.get(row)
             if study is not None:
                 record = self._read(study / "study.json")
-                children += trial_nodes(self.folder, study, record, key, {**common, "generator": row}, live=live)
+                family = members[0].family if members else str(named.get(row) or row)
+                told = {**common, "generator": row, "family": family}
+                children += trial_nodes(self.folder, study, record, key, told, live=live)
             if children:
                 below += [_family(key, row, members, children, common, study), *children]
         return [self._suite(plan, suite, common, below, live), *below]
@@ -195,12 +209,17 @@ class _Training:
         return "interrupted", "trained, but not scored"
 
     def _grids(self) -> list[Path]:
-        """Sample grids on the way; what a control samples may be real images as they are."""
         return sorted(self._run.glob("progress/*.png")) if self._shows else []
 
     @property
     def _shows(self) -> bool:
-        return bool(self._suite.get("patient_images", True)) or self.role == "family"
+        """Whether pictures and model may be shown: where patients must not be, of what is scored and copies nobody."""
+        if self._suite.get("patient_images", True):
+            return True
+        if self.role not in ("family", "default") or self._evaluation.get("status") != "finished":
+            return False
+        near = [score["mean"] for score in self._evaluation.get("scores", []) if score["measure"] == "memorization"]
+        return not any(mean is not None and mean < COPYING for mean in near)
 
     def _load(self) -> Content:
         run, job = self._run, self._reader.job(self._run)
@@ -228,7 +247,7 @@ def _family(
     seeds = children[: len(members)]
     works = any(child.status == "running" for child in children)
     status = "running" if works else joined([child.status for child in seeds])
-    family, role = (members[0].family, members[0].role) if members else (row, "family")
+    family, role = (members[0].family, members[0].role) if members else (children[0].tags["family"], "family")
     tags = {**common, "level": "family", "generator": row, "family": family, "role": role, "status": status}
     if commits := _commits(seeds):
         tags["commit"] = commits

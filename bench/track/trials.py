@@ -32,6 +32,7 @@ def trial_nodes(
         number, job = trial["number"], jobs.get(trial["number"])
         status = "interrupted" if trial["state"] == "running" and not live else trial["state"]
         tags = {**common, "level": "trial", "role": "family", "trial": str(number), "study": str(study.get("study"))}
+        tags |= {"commit": trial["commit"]} if trial.get("commit") else {}
         tags |= {"status": status} | ({"reason": trial["reason"]} if trial.get("reason") else {})
         # of its own events only, and of what is told of it: the record is written anew with every other trial
         time = time_of(job / "events.jsonl") if job else time_of(home / "study.json")
