@@ -6,12 +6,15 @@ work: `phantom`, `images`) and knows no split, model or suite.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.data.mapped import mapped
 from bench.errors import BenchError, InputError
 
 if TYPE_CHECKING:
@@ -27,6 +31,10 @@ if TYPE_CHECKING:
 SCHEMA = 1
 CHUNK = 1024
 """Images that are held in memory at once where a whole set is read."""
+BUILDING = re.compile(r"\.\w+-[0-9a-f]{16}-\w{8}")
+"""Names of the folders that sets are built in."""
+SETTLED_SECONDS = 60.0
+"""A folder that is younger may not be locked yet."""
 
 Indices = Sequence[int] | NDArray[np.integer[Any]]
 
@@ -112,7 +120,7 @@ class ImageDataset:
             self.pixels.flush()
         else:
             temporary = folder / f".pixels-{os.getpid()}.npy"
-            copy = np.lib.format.open_memmap(temporary, mode="w+", dtype=self.pixels.dtype, shape=self.pixels.shape)
+            copy = mapped(temporary, self.pixels.dtype, self.pixels.shape)
             for start in range(0, len(self), CHUNK):
                 copy[start : start + CHUNK] = self.pixels[start : start + CHUNK]
             copy.flush()
@@ -231,14 +239,16 @@ def prepare_dataset(
             shutil.rmtree(folder, ignore_errors=True)
     try:
         cache.mkdir(parents=True, exist_ok=True)
+        sweep(cache)
         building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=cache))
         try:
-            source.prepare(building, progress)
-            try:
-                building.rename(folder)
-            except OSError:  # another process was first: its set is the same
-                if not folder.exists():
-                    raise
+            with _claimed(building, must=False):
+                source.prepare(building, progress)
+                try:
+                    building.rename(folder)
+                except OSError:  # another process was first: its set is the same
+                    if not folder.exists():
+                        raise
         finally:
             shutil.rmtree(building, ignore_errors=True)
     except OSError as error:
@@ -247,6 +257,43 @@ def prepare_dataset(
             "another folder"
         ) from error
     return ImageDataset.open(folder)
+
+
+def sweep(cache: Path) -> None:
+    """Remove what preparations that were killed left behind; those at work hold a lock that no crash leaves."""
+    for left in cache.glob(".*"):
+        try:
+            if BUILDING.fullmatch(left.name) and time.time() - left.stat().st_mtime > SETTLED_SECONDS:
+                with _claimed(left, must=True):
+                    shutil.rmtree(left, ignore_errors=True)
+        except OSError:  # somebody works at it, or it is gone
+            continue
+
+
+@contextlib.contextmanager
+def _claimed(folder: Path, *, must: bool) -> Iterator[None]:
+    """Hold a lock of the operating system's on a folder.
+
+    Raises:
+        OSError: it must be held, and somebody else holds it, or this system has none.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        if must:
+            raise OSError("no locks on folders here") from None
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if must:
+                raise
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _same_file(left: Any, right: Path) -> bool:
