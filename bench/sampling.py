@@ -81,8 +81,11 @@ def quantised(images: Tensor, shape: tuple[int, ...], method: str) -> UInt8[Tens
 
     Raises:
         NotFiniteError: values are not finite.
-        BenchError: another shape, or values outside [0, 1].
+        BenchError: no tensor, another shape, or values outside [0, 1].
     """
+    if not isinstance(images, Tensor) or images.is_complex():
+        what = "complex numbers" if isinstance(images, Tensor) else type(images).__name__
+        raise BenchError(f"{method} returned {what}, expected a tensor of shape {shape}")
     if tuple(images.shape) != shape:
         raise BenchError(f"{method} returned shape {tuple(images.shape)}, expected {shape}")
     if not bool(torch.isfinite(images).all()):

@@ -21,6 +21,9 @@ from typing import IO, Any
 from bench.errors import BenchError, InputError
 
 SCHEMA = 1
+UMASK = os.umask(0o77)
+"""Of the process as it started: it can only be read by setting it, which threads that write at once would do to each other."""
+os.umask(UMASK)
 
 
 def digest(value: Any, length: int = 12) -> str:
@@ -44,9 +47,7 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).chmod(0o666 & ~UMASK)
         Path(temporary).replace(path)
     except BaseException as error:
         if temporary is not None:
@@ -106,8 +107,12 @@ class Events:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab", buffering=0)
+        self._file = path.open("a+b", buffering=0)
         self._lock = threading.Lock()
+        with contextlib.suppress(OSError):  # an empty file has no last byte
+            self._file.seek(-1, os.SEEK_END)
+            if self._file.read(1) != b"\n":  # a process before was killed, or found the disk full, within a line
+                self._file.write(b"\n")
 
     def __call__(self, kind: str, **values: Any) -> None:
         """Append an event; the time is added. On a full disk it is lost, and nothing else: results are files of their own."""
@@ -140,7 +145,9 @@ class Tail:
         events = []
         for line in whole.splitlines():
             with contextlib.suppress(ValueError):
-                events.append(json.loads(line))
+                event = json.loads(line)
+                if isinstance(event, dict) and isinstance(event.get("type"), str):
+                    events.append(event)
         return events
 
 
