@@ -126,6 +126,12 @@ def test_a_package_that_breaks_at_import_is_told_in_one_line(name, place):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(("name", "why"), [("Raises", "RuntimeError: on purpose"), ("Exits", "SystemExit: 0")])
+def test_check_says_in_one_line_which_family_fails(name, why, place):
+    done = bench("check", write(place, "Sound", name), cwd=place, check=2, PYTHONPATH=str(place / "site"))
+    assert f"bench: {name}: a few steps end here: {why}\n" == done.stderr
+
+
 def test_the_sound_family_stands_beside_the_faulty_ones(faulty):
     _, found, folder = faulty
     assert found["Sound"] == ("finished", None)

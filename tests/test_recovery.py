@@ -194,6 +194,21 @@ def test_a_table_of_images_made_elsewhere_names_none_outside_its_folder(path, tm
         read_external(folder, ("a",), (1, 16, 16))
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["training/", "a//b", "training/../x", "./a", "a/", "/a", "data.classes.CT (axial)", "x" * 400, "", "Ω[0]", ".."],
+)
+def test_mlflow_takes_every_name(name):
+    """One that it refused would keep the whole suite out of it."""
+    from mlflow.utils.validation import _validate_metric_name, _validate_param
+
+    from bench.track.numbers import legal
+
+    _validate_metric_name(legal(name))
+    _validate_param(legal(name), "1")
+    assert legal("training/kl") == "training/kl"
+
+
 def test_what_is_whole_is_left_alone_and_what_is_not_is_named(tmp_path):
     """Every kind of file that a plan's rows have, whole and then cut: one warning each, and only then."""
     store = Store(tmp_path, "suite")
