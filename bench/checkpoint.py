@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from bench.errors import BenchError
-from bench.store import set_aside, write_bytes
+from bench.store import set_aside, there, write_bytes
 
 FILE = "unfinished.safetensors"
 SCHEMA = 2
@@ -120,7 +120,7 @@ class Keeper:
         self._path.unlink(missing_ok=True)
 
     def _load(self) -> dict[str, Any] | None:
-        if not self._path.exists():
+        if not there(self._path):
             return None
         try:
             with safe_open(self._path, framework="pt") as file:

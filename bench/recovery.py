@@ -19,7 +19,7 @@ from PIL import Image
 
 from bench.checkpoint import FILE
 from bench.plan import Plan
-from bench.store import is_whole, read_json, set_aside, trained
+from bench.store import is_whole, read_json, set_aside, there, trained
 
 Warn = Callable[[str], None]
 SHOWN = ("samples.npz", "samples.png", "closest.npz", "interpolations.npz")
@@ -34,6 +34,9 @@ def recover(plan: Plan, warn: Warn) -> None:
     Args:
         plan: whose rows are looked at.
         warn: is told of every file that is set aside; its work is done again.
+
+    Raises:
+        BenchError: a file can't be read at all: its disk may be away, or it belongs to somebody else.
     """
     folder = plan.store.folder
     for path in folder.rglob(".*.part"):
@@ -46,16 +49,16 @@ def recover(plan: Plan, warn: Warn) -> None:
         evaluation = row.run / f"evaluation-{row.eval_id}.json"
         _judge(record, warn)
         _judge(evaluation, warn)
-        if weights.exists() and not is_whole(weights):
+        if there(weights) and not is_whole(weights):
             _aside(weights, "not whole: its training is done again", warn)
-        if external.exists() and not _opens(external):
+        if there(external) and not _opens(external):
             _aside(external, "not whole: the images are taken in again", warn)
         for path in (row.run / name for name in SHOWN):
-            if path.exists() and not _opens(path):
+            if there(path) and not _opens(path):
                 _aside(path, "not whole: its row is scored again", warn)
                 evaluation.unlink(missing_ok=True)
         for path in (row.run / name for name in RECORDS):
-            if path.exists() and not _is_table(path):
+            if there(path) and not _is_table(path):
                 _aside(path, "not as it was written: its curve is lost, the scores are not", warn)
         if trained(row.run):
             (row.run / FILE).unlink(missing_ok=True)  # ended between the last two writes of the training
@@ -65,13 +68,15 @@ def _real_side(plan: Plan, warn: Warn) -> None:
     """Without any of its files the real side is done again as a whole, which ends in the same numbers."""
     reference, real = plan.store.reference, plan.store.folder / "real.npz"
     _judge(reference, warn)
-    if real.exists() and not _opens(real):
+    if there(real) and not _opens(real):
         _aside(real, "not whole: the images are taken anew", warn)
     home = plan.store.folder / "runs" / f"reference-{plan.reference_id}"
     told = (read_json(reference) or {}).get("sha256") or {}
     if any(not (home / name).exists() for name in told):
         reference.unlink(missing_ok=True)
     for path in sorted([*home.glob("*.safetensors"), *home.glob("*.npy")]):
+        if not there(path):
+            continue
         if not (is_whole(path) if path.suffix == ".safetensors" else _maps(path)):
             why = "not whole"
         elif path.name in told and told[path.name] != hashlib.sha256(path.read_bytes()).hexdigest():
@@ -83,7 +88,7 @@ def _real_side(plan: Plan, warn: Warn) -> None:
 
 
 def _judge(path: Path, warn: Warn) -> None:
-    if path.exists() and read_json(path) is None:
+    if there(path) and read_json(path) is None:
         _aside(
             path, f"not whole or not of this version ({_fault(path)}): what it was the result of is done again", warn
         )

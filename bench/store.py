@@ -93,6 +93,23 @@ def set_aside(path: Path) -> Path:
     return path.rename(aside)
 
 
+def there(path: Path) -> bool:
+    """Whether there is such a file; one that can't be read is not damaged, and what it holds is not to be lost.
+
+    Raises:
+        BenchError: it can't be read.
+    """
+    try:
+        with path.open("rb") as file:
+            file.read(1)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        why = f"can't be read: {error.strerror or error}"
+        raise BenchError(f"{path}: {why}; nothing was changed: mend that, then the same command continues") from None
+    return True
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """Return the file's object, or None if it is absent or not whole (then it counts as not computed)."""
     try:

@@ -246,4 +246,25 @@ def test_what_is_whole_is_left_alone_and_what_is_not_is_named(tmp_path):
     store.reference.write_text(json.dumps({"schema": 1, "sha256": {"features.safetensors": "0"}}))
     recover(plan, told.append)
     assert not store.reference.exists(), "nor without its features"
-    assert Path(run / "result.json").exists()
+    assert (run / "result.json").exists()
+
+
+@pytest.mark.parametrize("name", ["result.json", "checkpoint.safetensors", "samples.npz", "losses.csv"])
+def test_what_cannot_be_read_is_not_taken_for_damaged(name, tmp_path, monkeypatch):
+    """A disk that is away for a moment must cost no training."""
+    store = Store(tmp_path, "suite")
+    run = store.run("a", 0, "t")
+    run.mkdir(parents=True)
+    (run / name).write_bytes(b"whatever")
+    plan = types.SimpleNamespace(store=store, reference_id="r", rows=[types.SimpleNamespace(run=run, eval_id="e")])
+    opened = Path.open
+
+    def away(self, *given, **more):
+        if self.name == name:
+            raise OSError(errno.EIO, "Input/output error")
+        return opened(self, *given, **more)
+
+    monkeypatch.setattr(Path, "open", away)
+    with pytest.raises(BenchError, match="can't be read: Input/output error; nothing was changed"):
+        recover(plan, print)
+    assert [path.name for path in run.iterdir()] == [name]
