@@ -102,7 +102,7 @@ def there(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             file.read(1)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
         why = f"can't be read: {error.strerror or error}"
