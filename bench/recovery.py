@@ -60,6 +60,8 @@ def recover(plan: Plan, warn: Warn) -> None:
         for path in (row.run / name for name in RECORDS):
             if there(path) and not _is_table(path):
                 _aside(path, "not as it was written: its curve is lost, the scores are not", warn)
+        if row.search:
+            _judge(row.search.folder / "study.json", warn)
         if trained(row.run):
             (row.run / FILE).unlink(missing_ok=True)  # ended between the last two writes of the training
 

@@ -25,7 +25,7 @@ from bench.recovery import recover
 from bench.registry import SOURCES, suggestion
 from bench.search import Search
 from bench.store import Store, diverged, evaluated, read_json, write_bytes, write_json
-from bench.studies import Searching, reason_of, settled, with_best
+from bench.studies import Searching, reason_of, renew_record, settled, with_best
 from bench.suite import Suite
 from bench.track import Tracker, default_uri
 
@@ -146,6 +146,9 @@ def _run(
     plan = prepared.plan
     recover(plan, display.warn)
     _write_plan(prepared, store)
+    for row in plan.trainings:
+        if row.finished and row.search and not settled(row.search):  # its record was lost since
+            renew_record(row.search, min(row.search.spec.samples, len(prepared.split.validation)))
     for path, reason in prepared.data.skipped[:5]:
         display.warn(f"left out: {path}: {reason}")
     if len(prepared.data.skipped) > 5:
@@ -333,6 +336,7 @@ def _execute(
 def _shown(plan: Plan) -> dict[str, list[int]]:
     """The files that the report is made of, each with its size and time: equal means unchanged, whatever the clock did."""
     shown = [plan.store.folder / "plan.json", plan.store.reference]
+    shown += [row.search.folder / "study.json" for row in plan.rows if row.search]
     shown += [row.run / name for row in plan.rows for name in ("result.json", f"evaluation-{row.eval_id}.json")]
     found = {path.relative_to(plan.store.folder).as_posix(): path.stat() for path in shown if path.exists()}
     return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in found.items()}

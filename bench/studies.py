@@ -158,6 +158,14 @@ class Searching:
             self.display.ended(job.name, f"failed: {reason}")
 
 
+def renew_record(search: Search, validation: int) -> None:
+    """Write the record of a search that has ended again, from its study; nothing if the study is gone too."""
+    from bench.tune import Study
+
+    if Study(search).ended():
+        write_record(search, validation, None)
+
+
 def write_record(search: Search, validation: int, reason: str | None) -> None:
     """Write study.json and trials.csv from the study as it stands.
 

@@ -215,7 +215,10 @@ def test_what_is_whole_is_left_alone_and_what_is_not_is_named(tmp_path):
     run, home = store.run("a", 0, "t"), store.folder / "runs" / "reference-r"
     run.mkdir(parents=True)
     home.mkdir()
-    floor = types.SimpleNamespace(run=run, eval_id="e")
+    search = types.SimpleNamespace(folder=store.folder / "tuning" / "a")
+    search.folder.mkdir(parents=True)
+    (search.folder / "study.json").write_text("{}")
+    floor = types.SimpleNamespace(run=run, eval_id="e", search=search)
     plan = types.SimpleNamespace(store=store, reference_id="r", rows=[floor])
     np.savez_compressed(run / "samples.npz", images=np.arange(999), labels=np.zeros(3))
     np.save(home / "utility-x.npy", np.arange(9))
@@ -256,7 +259,9 @@ def test_what_cannot_be_read_is_not_taken_for_damaged(name, tmp_path, monkeypatc
     run = store.run("a", 0, "t")
     run.mkdir(parents=True)
     (run / name).write_bytes(b"whatever")
-    plan = types.SimpleNamespace(store=store, reference_id="r", rows=[types.SimpleNamespace(run=run, eval_id="e")])
+    plan = types.SimpleNamespace(
+        store=store, reference_id="r", rows=[types.SimpleNamespace(run=run, eval_id="e", search=None)]
+    )
     opened = Path.open
 
     def away(self, *given, **more):
