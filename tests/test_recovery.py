@@ -243,7 +243,8 @@ def test_what_is_whole_is_left_alone_and_what_is_not_is_named(tmp_path):
         assert told[0].startswith(f"{path}: ")
         assert not path.exists()
         assert list(path.parent.glob(f"{path.name}.damaged-*"))
-    assert not store.reference.exists(), "without its arrays the real side is done again"
+        if path.parent == home:
+            assert not store.reference.exists(), "without its arrays the real side is done again"
     for whole, content in contents.items():
         whole.write_bytes(content)
     store.reference.write_text(json.dumps({"schema": 1, "sha256": {"features.safetensors": "0"}}))
