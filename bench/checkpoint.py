@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,14 +20,17 @@ from safetensors.torch import save
 from torch import Tensor
 
 from bench.errors import BenchError
-from bench.store import set_aside, write_bytes
+from bench.store import set_aside, there, write_bytes
 
 FILE = "unfinished.safetensors"
-SCHEMA = 1
+SCHEMA = 2
 
 
-class InterruptedJobError(Exception):
-    """The job was asked to stop; what there was to keep is kept."""
+class InterruptedJobError(BaseException):
+    """The job was asked to stop; what there was to keep is kept.
+
+    A signal may raise it anywhere: no `except Exception` on the way is to take it for a failure of its own.
+    """
 
 
 class Stateful(Protocol):
@@ -77,6 +80,19 @@ class Keeper:
         self._found = None
         return training
 
+    def refuse(self, error: Exception) -> NoReturn:
+        """Set aside what was found, since the training can't take it up.
+
+        Raises:
+            BenchError: always, and says so.
+        """
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        aside = set_aside(self._path)
+        raise BenchError(
+            f"the checkpoint {self._path} does not fit the family as it is now ({first}); set aside as {aside.name}: the "
+            "same command trains it anew"
+        ) from None
+
     def due(self) -> bool:
         """Whether it is time to save."""
         return self.stopping or time.monotonic() - self._saved >= self._seconds
@@ -89,11 +105,11 @@ class Keeper:
         """
         also = {name: part.state() for name, part in self._also.items()}
         tensors: dict[str, Tensor] = {}
-        state = _pack({"training": training, "also": also}, tensors)
-        about = {"schema": SCHEMA, "train_id": self._train_id, "digest": _digest(state, tensors), "state": state}
         try:
+            state = _pack({"training": training, "also": also}, tensors)
+            about = {"schema": SCHEMA, "train_id": self._train_id, "digest": _digest(state, tensors), "state": state}
             write_bytes(self._path, save(tensors, metadata={"medgenbench": json.dumps(about)}))
-        except BenchError as error:
+        except (BenchError, TypeError) as error:  # no room, or an optimiser's state that no file can hold
             self._emit("warning", text=f"no checkpoint: {error}")
         self._saved = time.monotonic()
         if self.stopping:
@@ -104,7 +120,7 @@ class Keeper:
         self._path.unlink(missing_ok=True)
 
     def _load(self) -> dict[str, Any] | None:
-        if not self._path.exists():
+        if not there(self._path):
             return None
         try:
             with safe_open(self._path, framework="pt") as file:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from bench import session
 from bench.doctor import Finding
-from bench.errors import InputError
+from bench.errors import BenchError, InputError
 from bench.estimate import estimate
 from bench.executors.memory import available_bytes
 from bench.metrics.weights import ORIGINS, advice, known_file
@@ -32,7 +32,7 @@ def examine_suite(path: Path, overrides: Iterable[str], out: Path, device: str) 
     ]
     try:
         prepared = session.prepare(suite, out, device)
-    except InputError as error:
+    except BenchError as error:
         return [*findings, Finding("data", False, _one_line(error), "mend the data or what the suite says of them")]
     findings.append(
         Finding("data", True, f"{len(prepared.data):,} images {prepared.data.shape}, {prepared.data.title}")

@@ -18,9 +18,9 @@ from bench.errors import BenchError, DivergedError
 GUARD_STEPS = 100
 """Steps between two looks at the losses: divergence is found within as many."""
 EXPLODED = 1e6
-"""A loss has exploded when the median of its values since the last look is this many times as large as any value of the
-first `GUARD_STEPS` steps (or as 1). No loss of a family here comes near: a KL divergence that starts at 0 ends in
-thousands. The median, because a single step may jump and be forgotten."""
+"""A loss has exploded when the median of its values since the last look is this many times as large as its first value (or
+as 1), which no update has touched. No loss of a family here comes near: a KL divergence that starts at 0 ends in thousands.
+The median, because a single step may jump and be forgotten."""
 CONSTANT = 1e-5
 """Images that differ by less than this, of 1, are the same image."""
 
@@ -33,7 +33,7 @@ class Losses:
         self._steps: dict[str, list[int]] = {}
         self._checked: dict[str, int] = {}
         self._recent: dict[str, list[tuple[int, float]]] = {}
-        self._largest: dict[str, float] = {}
+        self._first: dict[str, float] = {}
         self._looked = 0
 
     def add(self, step: int, losses: dict[str, Tensor]) -> None:
@@ -80,13 +80,10 @@ class Losses:
         lost: list[tuple[int, str]] = []
         for name, seen in self._recent.items():
             sizes = [abs(value) for _, value in seen]
-            if name not in self._largest:
-                self._largest[name] = max([1.0, *sizes])
-                continue
-            limit = EXPLODED * self._largest[name]
+            limit = EXPLODED * self._first.setdefault(name, max(1.0, sizes[0]))
             if (size := statistics.median(sizes)) > limit:
                 step = next(step for step, value in seen if abs(value) > limit)
-                began = f"{self._largest[name]:.3g} at most when it began"
+                began = f"{self._first[name]:.3g} when it began"
                 lost.append((step, f"the loss {name!r} exploded: {size:.3g}, and {began}"))
         self._recent = {}
         if lost:
@@ -110,7 +107,7 @@ class Losses:
             "steps": self._steps,
             "checked": self._checked,
             "recent": self._recent,
-            "largest": self._largest,
+            "first": self._first,
             "looked": self._looked,
         }
 
@@ -118,27 +115,28 @@ class Losses:
         """Take up what `state` returned."""
         self._pending = {name: [item.to(device) for item in items] for name, items in state["pending"].items()}
         self._steps, self._checked = state["steps"], state["checked"]
-        self._recent, self._largest, self._looked = state["recent"], state["largest"], state["looked"]
+        self._recent, self._first, self._looked = state["recent"], state["first"], state["looked"]
 
 
 class Constancy:
     """Tells a model whose images no longer depend on the noise they are made from.
 
-    Twice in a row, because early images may be all alike for a moment.
+    Twice in a row, because early images may be all alike for a moment; once where it is the last look.
     """
 
     def __init__(self) -> None:
         self._seen = 0
+        self.last = False
 
     def look(self, step: int, images: Tensor, labels: Tensor) -> None:
         """Take images [n, c, h, w] in [0, 1] that were made from different noise, with their labels [n].
 
         Raises:
-            DivergedError: for the second time in a row all images of each label are the same.
+            DivergedError: for the second time in a row, or at last, all images of each label are the same.
         """
         same = all(_spread(images[labels == label]) < CONSTANT for label in labels.unique())
         self._seen = self._seen + 1 if same else 0
-        if self._seen >= 2:
+        if self._seen >= (1 if self.last else 2):
             raise DivergedError(step, "constant output: it draws one and the same image, whatever the noise")
 
     def state(self) -> int:

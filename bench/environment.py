@@ -15,6 +15,24 @@ from bench import __version__
 PACKAGES = ("torch", "torchvision", "torch-fidelity", "numpy", "scikit-image")
 
 
+def settle(threads: int) -> list[str]:
+    """Give this process the settings of torch that belong to an id; return which ones were different."""
+    different = []
+    if torch.get_num_threads() != threads:
+        different.append("number of threads")
+        torch.set_num_threads(threads)
+    if torch.get_default_dtype() != torch.float32:
+        different.append("default depth of numbers")
+        torch.set_default_dtype(torch.float32)
+    if not torch.are_deterministic_algorithms_enabled():
+        different.append("choice of deterministic algorithms")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    if not torch.is_grad_enabled():
+        different.append("recording of gradients")
+        torch.set_grad_enabled(True)
+    return different
+
+
 def environment(device: torch.device) -> dict[str, Any]:
     """Return processor, accelerator, threads and versions."""
     return {

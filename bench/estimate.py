@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import torch
 
-from bench.errors import InputError
+from bench.errors import BenchError, InputError
 from bench.evaluate import make_protocol
 from bench.fit import Budget, fit
 from bench.metrics.cost import peak_memory_bytes
@@ -130,12 +130,7 @@ def _row(prepared: Prepared, row: Row, seen: dict[str, tuple[float, float, int, 
     if row.spec.folder is not None:
         return RowEstimate(name, "to score", f"about {scoring:.0f} s", scoring, kept)
     key = row.spec.model_dump_json(exclude={"label"})
-    if key not in seen:
-        try:
-            seen[key] = _time(prepared, row)
-        except ValueError as error:  # what a family says of images, classes or settings that it can't take
-            raise InputError(f"{row.name}: {error}") from None
-    training, sampling, size, memory = seen[key]
+    training, sampling, size, memory = _timed(prepared, row, key, seen)
     scoring += (images + COST_SAMPLES) * sampling + START_SECONDS
     told = f"{memory / 1e9:.1f} GB of memory, {(size + kept) / 1e6:.1f} MB of disk"
     if row.trained:
@@ -150,8 +145,7 @@ def _trials(
     """A search's trials, all of them: what pruning spares isn't known before."""
     assert row.spec is not None
     key = row.spec.model_dump_json(exclude={"label"})
-    seen.setdefault(key, _time(prepared, row))
-    training, sampling, _, memory = seen[key]
+    training, sampling, _, memory = _timed(prepared, row, key, seen)
     budget, spec = prepared.suite.budget, search.spec
     total = budget.images_seen or (budget.epochs or 0) * len(prepared.split.train)
     each = search.images_seen / total * training if total else 0.0  # of minutes nothing follows for images
@@ -161,6 +155,27 @@ def _trials(
     seconds = spec.trials * (START_SECONDS + each + looks)
     text = f"about {seconds:.0f} s for {spec.trials} trials of {search.images_seen:,} images"
     return RowEstimate(f"{row.name} tuning", "to search", text, seconds, 100_000, memory)
+
+
+def _timed(
+    prepared: Prepared, row: Row, key: str, seen: dict[str, tuple[float, float, int, int]]
+) -> tuple[float, float, int, int]:
+    """Time a family once.
+
+    Raises:
+        InputError: it can't be trained or sampled here, and why.
+    """
+    if key not in seen:
+        try:
+            seen[key] = _time(prepared, row)
+        except ValueError as error:  # what a family says of images, classes or settings that it can't take
+            raise InputError(f"{row.name}: {error}") from None
+        except BenchError as error:
+            raise InputError(f"{row.name}: a few steps end here: {error}") from None
+        except (Exception, SystemExit) as error:  # of a plug-in, whatever its code does
+            first = (str(error).splitlines() or [""])[0]
+            raise InputError(f"{row.name}: a few steps end here: {type(error).__name__}: {first}") from None
+    return seen[key]
 
 
 def _time(prepared: Prepared, row: Row) -> tuple[float, float, int, int]:

@@ -5,7 +5,6 @@ Read once, brought to the data's shape by one rule, kept at 8 bits; every draw t
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections import Counter
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.data.images import MAX_PIXELS
+from bench.data.naming import inside, rows_of
 from bench.data.pixels import UnusableError, raw_values
 from bench.data.rules import stretching
 from bench.errors import InputError
@@ -121,11 +121,13 @@ def _files(folder: Path) -> list[Path]:
 def _entries(folder: Path, class_names: tuple[str, ...]) -> list[tuple[Path, int | None]]:
     table = folder / "images.csv"
     if table.is_file():
-        with table.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        if rows and not {"path", "label"} <= rows[0].keys():
-            raise InputError(f"{table}: the columns path and label are needed")
-        return [(folder / row["path"], _label(row["label"], class_names, table)) for row in rows]
+        return [
+            (
+                inside(folder, row["path"], f"{table}:{line}", allow_outside=False),
+                _label(row["label"], class_names, table),
+            )
+            for line, row in rows_of(table, ("path", "label"))
+        ]
     alone = [(path, None) for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES]
     below = [
         (path, sub.name)

@@ -203,7 +203,10 @@ def fit(
         size = len(training)
     with forked(seed, "global"), _armed(keeper):
         if keeper and (found := keeper.take()) is not None:
-            run.restore(found)
+            try:
+                run.restore(found)
+            except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+                keeper.refuse(error)  # the family's code is another one than when this was saved
             emit("resumed", step=result.steps, images_seen=result.images_seen)
         order = derive(seed, "batches")
         if sampling == "balanced":

@@ -42,6 +42,9 @@ def locked(folder: Path, *, wait: bool, say: Callable[[str], None]) -> Iterator[
             raise InputError(f"{folder}: {_holder(folder)} is at work here; {advice}") from None
         say(f"waiting: {_holder(folder)} is at work in {folder}")
         lock.acquire(poll_interval=0.5)
+    except OSError as error:  # another user's file, say
+        why = f"{error.strerror or error}; make it writable, or choose another folder with --out"
+        raise InputError(f"{folder / LOCK}: can't be locked: {why}") from None
     try:
         with contextlib.suppress(OSError):  # a full disk: the lock holds without its name
             (folder / HOLDER).write_text(json.dumps([os.getpid(), platform.node(), time.time()]))

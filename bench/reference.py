@@ -21,6 +21,7 @@ from bench.extractors import build_extractor, state_of
 from bench.metrics.features import DomainFeatures, Extracted, FeatureExtractor
 from bench.metrics.frechet import FrechetReference
 from bench.metrics.inception_score import inception_score
+from bench.metrics.weights import sha256
 from bench.registry import SOURCES
 from bench.seeds import derive, numpy_rng
 from bench.store import read_json, write_bytes, write_json, write_with
@@ -50,6 +51,7 @@ def prepare_reference(
         record = _record(reference_id, suite, data, split, protocol, known["features"])
         record |= {
             "recognition": known["recognition"],
+            "sha256": known.get("sha256", {}),
             "progress": known["progress"] | {"points": suite.progress.points},
         }
         _write_real(folder, suite, data, protocol)
@@ -78,11 +80,13 @@ def prepare_reference(
         tensors[f"{name}/features"] = extracted.features.cpu().contiguous()
         if extracted.logits is not None:
             tensors[f"{name}/logits"] = extracted.logits.cpu().contiguous()
-    facts = {
+    facts: dict[str, Any] = {
         "recognition": _recognition(extractors, tensors, data, protocol),
         "progress": _progress_line(extractors, suite, data, split, tensors),
     }
     write_bytes(home / "features.safetensors", save(tensors))
+    # `bench.recovery` looks whether they are still what was written: every score rests on them
+    facts["sha256"] = {path.name: sha256(path) for path in sorted(home.glob("*.safetensors"))}
     _write_real(folder, suite, data, protocol)
     write_json(folder / "reference.json", {**_record(reference_id, suite, data, split, protocol, states), **facts})
     return extractors

@@ -76,8 +76,9 @@ class Registry(Generic[T]):
         module, _, attribute = self._targets()[self.check(name)].partition(":")
         try:
             return getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
-            raise InputError(f"{self.kind} {name!r} ({module}:{attribute}) can't be loaded: {error}") from error
+        except (Exception, SystemExit) as error:  # whatever a package does when it is imported
+            what = error if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: {error}"
+            raise InputError(f"{self.kind} {name!r} ({module}:{attribute}) can't be loaded: {what}") from error
 
     def describe(self, name: str) -> Described:
         """Read summary and literal class attributes from the entry's source, importing nothing but its package."""

@@ -10,8 +10,10 @@ import csv
 import hashlib
 import io
 import json
+import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from pathlib import Path
@@ -28,7 +30,7 @@ from bench.closest import write_closest
 from bench.data.dataset import ImageDataset
 from bench.data.splits import Split
 from bench.divergence import Constancy
-from bench.environment import commit, environment
+from bench.environment import commit, environment, settle
 from bench.errors import BenchError, DamagedWeightsError, DivergedError, NotFiniteError
 from bench.evaluate import Drawn, Protocol, Scorer, make_protocol
 from bench.external import ExternalImages, load_external, read_external
@@ -66,6 +68,9 @@ GRID_COLUMNS = 8
 REASON_CHARACTERS = 300
 INSPECTED_SAMPLES = 8
 
+FAILURES = (Exception, SystemExit, KeyboardInterrupt)
+"""What a family may raise: nobody presses Ctrl-C in a job, and whoever asks to stop does so by SIGTERM."""
+
 _keepers: list[Keeper] = []
 """Of the training at work, if there is one: whom a signal tells."""
 
@@ -77,8 +82,7 @@ def main(path: Path) -> int:
     die_with_parent(job.get("parent"))
     emit = Events(path.parent / "events.jsonl")
     Usage(emit, gpu=job["device"] == "cuda")
-    torch.set_num_threads(job["threads"])
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    settle(job["threads"])
     try:
         device = torch.device(job["device"])
         if device.type == "cuda" and not torch.cuda.is_available():
@@ -90,7 +94,7 @@ def main(path: Path) -> int:
     except BenchError as error:
         emit("failed", reason=_one_line(error))
         return 1
-    except Exception as error:
+    except FAILURES as error:
         traceback.print_exc()
         emit("failed", reason=_one_line(error))
         return 1
@@ -164,7 +168,7 @@ def _trial(job: dict[str, Any], device: torch.device, emit: Events) -> None:
     except InterruptedJobError:
         trial.taken.put_back()
         raise
-    except Exception as error:
+    except FAILURES as error:
         traceback.print_exc()
         trial.fail(_one_line(error))
 
@@ -187,6 +191,9 @@ def _generator(job: dict[str, Any], device: torch.device, emit: Events) -> None:
             status = "interrupted" if isinstance(error, InterruptedJobError) else "failed"
             write_json(run / "result.json", {**started, "status": status, "reason": _one_line(error)})
             raise
+        if changed := settle(job["threads"]):
+            text = f"the family changed torch's {', '.join(changed)} for its whole process: set back before scoring"
+            emit("warning", text=text)
     try:
         _evaluate(job, base, suite, data, split, folder, run, device, emit)
     except InterruptedJobError:
@@ -198,7 +205,7 @@ def _generator(job: dict[str, Any], device: torch.device, emit: Events) -> None:
         failed = {**base, "family": job["generator"]["name"], "role": job["role"], "status": "failed"}
         write_json(run / "result.json", {**failed, "reason": reason})
         raise BenchError(reason) from None
-    except Exception as error:
+    except FAILURES as error:
         failed = {**base, "eval_id": job["eval_id"], "status": "failed", "reason": _one_line(error)}
         write_json(run / f"evaluation-{job['eval_id']}.json", {**failed, "scores": [], "replicates": {}})
         raise
@@ -232,7 +239,6 @@ def _train(
     _keepers[:] = [keeper]
     keeper.also("progress", progress)
     inspector = _Inspector(model, job["seed"], device)
-    keeper.also("inspector", inspector)
     how: dict[str, Any] = {
         "device": device, "precision": job["precision"], "sampling": suite.sampling, "keeper": keeper,
     }  # fmt: skip
@@ -243,9 +249,12 @@ def _train(
         else:
             watch = Watch(suite.progress.points, progress.look) if looked else None
             kind_of = {"budget": budget, "seed": job["seed"], "emit": emit, "watch": watch, **how}
+            keeper.also("inspector", inspector)
             if isinstance(model, GenerativeModel):
                 kind_of["inspect"] = inspector.look
             fitted = fit(model, data, split.train, split.validation, record=fitted, **kind_of)
+            if model.trains:
+                inspector.conclude(fitted.steps)
         memory = progress.memory or max(peak_memory_bytes(), progress.earlier)
         sampling_seconds = _time_sampling(model, data, split, job["seed"], device)
     except NotFiniteError as error:
@@ -316,7 +325,15 @@ def _fit_per_class(
             emit(kind, **values)
 
         pooled = data.as_one_class()
-        return fit(one, pooled, own, held, budget=part, seed=derive(seed, "class", name), emit=tell, **how)
+        inspector = _Inspector(one, seed, how["device"])
+        kind_of = {"budget": part, "seed": derive(seed, "class", name), "emit": tell, **how}
+        if (keeper := how.get("keeper")) is None:  # a trial, whose distance will say it
+            return fit(one, pooled, own, held, **kind_of)
+        keeper.also(f"inspector/{name}", inspector)
+        fitted = fit(one, pooled, own, held, inspect=inspector.look, **kind_of)
+        if one.trains:
+            inspector.conclude(fitted.steps)
+        return fitted
 
     sides = (data.labels, split.train, split.validation)
     shared = {"sampling": how["sampling"], "keeper": how.get("keeper")}
@@ -329,6 +346,12 @@ class _Inspector:
     def __init__(self, model: GenerativeModel | Translator, seed: int, device: torch.device) -> None:
         self._model, self._seed, self._device = model, seed, device
         self._constancy = Constancy()
+
+    def conclude(self, step: int) -> None:
+        """Look at what will be scored, the last weights or their average, where once is enough."""
+        if isinstance(self._model, GenerativeModel):
+            self._constancy.last = True
+            self.look(step)
 
     def look(self, step: int) -> None:
         """Draw images of at most two classes."""
@@ -571,4 +594,8 @@ def _sheet(images: np.ndarray, labels: np.ndarray, shown: int | None, num_classe
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(Path(sys.argv[1])))
+    code = main(Path(sys.argv[1]))
+    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+        sys.stdout.flush()
+        os._exit(code)  # threads that a family left at work would keep the process for as long as they like
+    raise SystemExit(code)

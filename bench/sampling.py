@@ -20,7 +20,7 @@ from bench.model import GenerativeModel, Translator
 from bench.per_class import PerClass
 from bench.registry import GENERATORS, suggestion
 from bench.seeds import Name, forked, torch_rng
-from bench.store import read_json, write_bytes, write_with
+from bench.store import read_json, there, write_bytes, write_with
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -81,8 +81,11 @@ def quantised(images: Tensor, shape: tuple[int, ...], method: str) -> UInt8[Tens
 
     Raises:
         NotFiniteError: values are not finite.
-        BenchError: another shape, or values outside [0, 1].
+        BenchError: no tensor, another shape, or values outside [0, 1].
     """
+    if not isinstance(images, Tensor) or images.is_complex():
+        what = "complex numbers" if isinstance(images, Tensor) else type(images).__name__
+        raise BenchError(f"{method} returned {what}, expected a tensor of shape {shape}")
     if tuple(images.shape) != shape:
         raise BenchError(f"{method} returned shape {tuple(images.shape)}, expected {shape}")
     if not bool(torch.isfinite(images).all()):
@@ -98,6 +101,7 @@ def load_model(run: Path, device: torch.device) -> tuple[GenerativeModel | Trans
 
     Raises:
         InputError: the folder holds no finished training, or the checkpoint is damaged.
+        BenchError: the checkpoint can't be read.
     """
     result = read_json(run / "result.json")
     if result is None or result.get("status") != "finished" or "shape" not in result:
@@ -112,6 +116,7 @@ def load_model(run: Path, device: torch.device) -> tuple[GenerativeModel | Trans
         per_class = (result.get("policy") or {}).get("unconditional") == "per_class"
         model: GenerativeModel | Translator = PerClass(family, *kind) if per_class else family(*kind)
     weights = run / "checkpoint.safetensors"
+    there(weights)  # one that can't be read is not damaged
     try:
         content = weights.read_bytes()
         if result.get("sha256") not in (None, hashlib.sha256(content).hexdigest()):

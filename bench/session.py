@@ -5,9 +5,10 @@ Decides what is to be done and in which order; training and scoring happen in th
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,7 +25,7 @@ from bench.recovery import recover
 from bench.registry import SOURCES, suggestion
 from bench.search import Search
 from bench.store import Store, diverged, evaluated, read_json, write_bytes, write_json
-from bench.studies import Searching, reason_of, settled, with_best
+from bench.studies import Searching, reason_of, renew_record, settled, with_best
 from bench.suite import Suite
 from bench.track import Tracker, default_uri
 
@@ -145,6 +146,9 @@ def _run(
     plan = prepared.plan
     recover(plan, display.warn)
     _write_plan(prepared, store)
+    for row in plan.trainings:
+        if row.finished and row.search and not settled(row.search):  # its record was lost since
+            renew_record(row.search, min(row.search.spec.samples, len(prepared.split.validation)))
     for path, reason in prepared.data.skipped[:5]:
         display.warn(f"left out: {path}: {reason}")
     if len(prepared.data.skipped) > 5:
@@ -295,20 +299,24 @@ def _execute(
             _show(display, job, event)
             if tracker and event["type"] == "start":
                 tracker.started(job.folder)
+            if event["type"] == "failed":
+                said[job.name] = event["reason"]
             if event["type"] == "end":
                 outcome.did += 1
                 if (row := rows.get(job.name)) is not None:
-                    display.ended(job.name, _settle(row, event["reason"]))
+                    silent = f"the job's process ended without a word; its log: {job.folder / 'log.txt'}"
+                    display.ended(job.name, _settle(row, event["reason"] or silent))
                 if tracker:
                     tracker.ended(job.folder)
                 display.table(store.folder)
 
         rows: dict[str, Row] = {}
+        said: dict[str, str] = {}
         if reference:
             run_jobs([reference], 1, on_event)
             state = read_json(store.reference) or {}
             if state.get("reference_id") != prepared.plan.reference_id:
-                raise BenchError(_failure(reference))
+                raise BenchError(f"{reference.name}: {said.get(reference.name) or reference.reason()}")
             display.ended(reference.name, "finished")
         outcome.did += _search(prepared, pending, workers, display)
         ready = []
@@ -328,6 +336,7 @@ def _execute(
 def _shown(plan: Plan) -> dict[str, list[int]]:
     """The files that the report is made of, each with its size and time: equal means unchanged, whatever the clock did."""
     shown = [plan.store.folder / "plan.json", plan.store.reference]
+    shown += [row.search.folder / "study.json" for row in plan.rows if row.search]
     shown += [row.run / name for row in plan.rows for name in ("result.json", f"evaluation-{row.eval_id}.json")]
     found = {path.relative_to(plan.store.folder).as_posix(): path.stat() for path in shown if path.exists()}
     return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in found.items()}
@@ -359,17 +368,25 @@ def _search(prepared: Prepared, pending: list[Row], workers: int, display: Displ
 
 
 def _report_is_stale(plan: Plan) -> bool:
-    """Whether the report was made of other files: another plan, say, all of whose rows were there already."""
-    made_of = read_json(plan.store.folder / "report.json") or {}
-    return made_of.get("files") != _shown(plan) or not (plan.store.folder / "report.html").exists()
+    """Whether the report was made of other files (another plan, say, all of whose rows were there), or is damaged."""
+    made = read_json(plan.store.folder / "report.json") or {}
+    return made.get("files") != _shown(plan) or made.get("written") != _written(plan.store.folder, made.get("written"))
 
 
 def _build_report(plan: Plan) -> None:
     from bench.report.page import write_report
 
     folder, files = plan.store.folder, _shown(plan)
-    write_report(folder)
-    write_json(folder / "report.json", {"schema": 1, "files": files})
+    names = [path.relative_to(folder).as_posix() for path in write_report(folder).files]
+    write_json(folder / "report.json", {"schema": 1, "files": files, "written": _written(folder, names)})
+
+
+def _written(folder: Path, names: Iterable[str] | None) -> dict[str, str | None]:
+    """SHA-256 of the report's files, None for one that is gone: a damaged table is no result."""
+    paths = {name: folder / name for name in names or ()}
+    return {
+        name: hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None for name, path in paths.items()
+    }
 
 
 def _show(display: Display, job: Job, event: dict[str, Any]) -> None:
@@ -394,15 +411,15 @@ def _forget_failure(row: Row) -> None:
             path.unlink(missing_ok=True)
 
 
-def _settle(row: Row, reason: str | None) -> str:
+def _settle(row: Row, reason: str) -> str:
     """Make sure that a job that ended without a word has left one; return the outcome for people."""
     if row.finished:
         return "diverged" if diverged(row.run) else "finished"
     result = read_json(row.run / "result.json")
-    if reason and (result is None or result.get("status") not in ("finished", "failed")):
+    if result is None or result.get("status") not in ("finished", "failed"):
         base = {"schema": 1, "train_id": row.train_id, "generator": row.name, "role": row.role, "seed": row.seed}
         write_json(row.run / "result.json", {**base, "status": "failed", "reason": reason})
-    elif reason and row.trained and read_json(row.run / f"evaluation-{row.eval_id}.json") is None:
+    elif row.trained and read_json(row.run / f"evaluation-{row.eval_id}.json") is None:
         base = {"schema": 1, "eval_id": row.eval_id, "train_id": row.train_id, "generator": row.name, "seed": row.seed}
         failed = {**base, "status": "failed", "reason": reason, "scores": [], "replicates": {}}
         write_json(row.run / f"evaluation-{row.eval_id}.json", failed)
@@ -415,13 +432,3 @@ def _reason(row: Row) -> str:
         return str(result.get("reason") or result["status"])
     evaluation = read_json(row.run / f"evaluation-{row.eval_id}.json") or {}
     return str(evaluation.get("reason") or "not finished")
-
-
-def _failure(job: Job) -> str:
-    """What the job of the real side said before it ended."""
-    lines = (job.folder / "events.jsonl").read_text().splitlines() if (job.folder / "events.jsonl").exists() else []
-    for line in reversed(lines):
-        event = json.loads(line)
-        if event["type"] == "failed":
-            return f"{job.name}: {event['reason']}"
-    return f"{job.name}: {job.reason()}"

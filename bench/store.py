@@ -21,6 +21,9 @@ from typing import IO, Any
 from bench.errors import BenchError, InputError
 
 SCHEMA = 1
+UMASK = os.umask(0o77)
+"""Of the process as it started: it can only be read by setting it, which threads that write at once would do to each other."""
+os.umask(UMASK)
 
 
 def digest(value: Any, length: int = 12) -> str:
@@ -50,9 +53,7 @@ def atomic(path: Path, *, synced: bool = True) -> Iterator[IO[bytes]]:
             file.flush()
             if synced:
                 os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).chmod(0o666 & ~UMASK)
         Path(temporary).replace(path)
     except BaseException as error:
         if temporary is not None:
@@ -98,6 +99,23 @@ def set_aside(path: Path) -> Path:
     return path.rename(aside)
 
 
+def there(path: Path) -> bool:
+    """Whether there is such a file; one that can't be read is not damaged, and what it holds is not to be lost.
+
+    Raises:
+        BenchError: it can't be read.
+    """
+    try:
+        with path.open("rb") as file:
+            file.read(1)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        why = f"can't be read: {error.strerror or error}"
+        raise BenchError(f"{path}: {why}; nothing was changed: mend that, then the same command continues") from None
+    return True
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """Return the file's object, or None if it is absent or not whole (then it counts as not computed)."""
     try:
@@ -112,8 +130,12 @@ class Events:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab", buffering=0)
+        self._file = path.open("a+b", buffering=0)
         self._lock = threading.Lock()
+        with contextlib.suppress(OSError):  # an empty file has no last byte
+            self._file.seek(-1, os.SEEK_END)
+            if self._file.read(1) != b"\n":  # a process before was killed, or found the disk full, within a line
+                self._file.write(b"\n")
 
     def __call__(self, kind: str, **values: Any) -> None:
         """Append an event; the time is added. On a full disk it is lost, and nothing else: results are files of their own."""
@@ -146,7 +168,9 @@ class Tail:
         events = []
         for line in whole.splitlines():
             with contextlib.suppress(ValueError):
-                events.append(json.loads(line))
+                event = json.loads(line)
+                if isinstance(event, dict) and isinstance(event.get("type"), str):
+                    events.append(event)
         return events
 
 

@@ -144,7 +144,7 @@ class Searching:
         elif kind == "end":
             self.did += 1
             number = self._taken.pop(job.name, None)
-            if event["code"] and number is not None:
+            if number is not None:
                 self._broken(search, number, job, event)
             write_record(search, self.validation, None)
         self.show(job, event)
@@ -154,8 +154,17 @@ class Searching:
         from bench.tune import Study
 
         if event["code"] != 130:  # asked to stop, and put its trial back
-            Study(search).give_up(number, str(event["reason"]))
-            self.display.ended(job.name, f"failed: {event['reason']}")
+            reason = event["reason"] or f"the job's process ended without a word; its log: {job.folder / 'log.txt'}"
+            Study(search).give_up(number, reason)
+            self.display.ended(job.name, f"failed: {reason}")
+
+
+def renew_record(search: Search, validation: int) -> None:
+    """Write the record of a search that has ended again, from its study; nothing if the study is gone too."""
+    from bench.tune import Study
+
+    if Study(search).ended():
+        write_record(search, validation, None)
 
 
 def write_record(search: Search, validation: int, reason: str | None) -> None:

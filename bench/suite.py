@@ -404,7 +404,7 @@ def resolve(suite: Suite, path: Path | None = None) -> Suite:
         if spec.folder is not None:
             specs.append(spec)
             continue
-        family = GENERATORS.get(spec.name)
+        family = _family(spec.name)
         if spec.preset and spec.preset not in family.presets:
             at = source.at(("generators", index, "preset"))
             messages.append(
@@ -429,6 +429,17 @@ def resolve(suite: Suite, path: Path | None = None) -> Suite:
     if messages:
         raise InputError("\n".join(messages))
     return _with_defaults(suite.model_copy(update={"generators": tuple(specs)}))
+
+
+def _family(name: str) -> Any:
+    """Import a family; its package may offer anything under a generator's name."""
+    from bench.model import TrainableModel
+
+    family = GENERATORS.get(name)
+    if not (isinstance(family, type) and issubclass(family, TrainableModel)):
+        target = GENERATORS.describe(name).target
+        raise InputError(f"generator {name!r} ({target}) is no class that derives from bench.model.GenerativeModel")
+    return family
 
 
 def read_extractors(overrides: Iterable[str]) -> dict[str, ExtractorSpec]:

@@ -5,11 +5,16 @@ Run as: python docs/licences.py (nox -s audit does, with the packages of a fresh
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterable
 from importlib.metadata import PackageMetadata, PackageNotFoundError, metadata, requires
 from pathlib import Path
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 OURS = "medgenbench"
+EXTRAS = ("onnx", "postgres", "registration")
+"""What users may ask for; the others are for developers."""
 HEAD = """# Licences of the dependencies
 
 What `pip install medgenbench` brings along, from each package's own metadata; made by `python docs/licences.py`.
@@ -18,26 +23,30 @@ The versions are those of the environment it was made in.
 | Package | Version | Licence |
 | --- | --- | --- |
 """
+MORE = """
+What the extras bring beyond that (`pip install 'medgenbench[{}]'`), as far as they were installed there:
+
+| Package | Version | Licence |
+| --- | --- | --- |
+"""
 
 
-def needed(name: str = OURS) -> set[str]:
-    """Return the names of all packages that one needs, directly or not, without extras, as far as they are installed."""
-    found: set[str] = set()
-    waiting = [name]
+def needed(name: str = OURS, extras: Iterable[str] = ()) -> set[str]:
+    """Return the names of all packages that one with these extras needs, directly or not, as far as they are installed."""
+    waiting = [(name, extra) for extra in ("", *extras)]
+    seen = set(waiting)
     while waiting:
-        for line in requires_of(waiting.pop()):
-            if "extra ==" in line:
+        package, extra = waiting.pop()
+        for line in requires(package) or []:
+            other = Requirement(line)
+            if other.marker is not None and not other.marker.evaluate({"extra": extra}):
                 continue
-            other = re.sub(r"[-_.]+", "-", re.match(r"[A-Za-z0-9._-]+", line)[0]).lower()  # type: ignore[index]
-            if other not in found and installed(other):
-                found.add(other)
-                waiting.append(other)
-    return found
-
-
-def requires_of(name: str) -> list[str]:
-    """Return the requirements of an installed package."""
-    return requires(name) or []
+            key = canonicalize_name(other.name)
+            for wanted in ("", *other.extras):  # 'package[extra]' brings what that extra needs
+                if (key, wanted) not in seen and installed(key):
+                    seen.add((key, wanted))
+                    waiting.append((key, wanted))
+    return {package for package, _ in seen} - {name}
 
 
 def installed(name: str) -> bool:
@@ -63,11 +72,14 @@ def licence(told: PackageMetadata) -> str:
 
 def page() -> str:
     """Return the whole page."""
-    rows = []
-    for name in sorted(needed()):
-        told = metadata(name)
-        rows.append(f"| {told['Name']} | {told['Version']} | {licence(told).replace('|', '/')} |")
-    return HEAD + "\n".join(rows) + "\n"
+    always = needed()
+    return HEAD + _rows(always) + MORE.format(",".join(EXTRAS)) + _rows(needed(extras=EXTRAS) - always)
+
+
+def _rows(names: Iterable[str]) -> str:
+    told = [metadata(name) for name in sorted(names)]
+    lines = [f"| {one['Name']} | {one['Version']} | {licence(one).replace('|', '/')} |" for one in told]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

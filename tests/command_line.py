@@ -77,6 +77,12 @@ class Explodes(Sound):
         losses = super().training_step(images, labels, optimizers, progress, rng)
         return losses if progress.step < 150 else {"loss": torch.tensor(1e9)}
 
+class BlownUp(Sound):
+    """A loss that leaves every measure before the guard first looks, and stays finite."""
+    def training_step(self, images, labels, optimizers, progress, rng):
+        losses = super().training_step(images, labels, optimizers, progress, rng)
+        return losses if progress.step < 5 else {"loss": torch.tensor(1e20)}
+
 class NanImages(Sound):
     """Finite losses, images that are no numbers."""
     def sample(self, labels, rng):
@@ -86,6 +92,14 @@ class Constant(Sound):
     """Draws the same image whatever the noise."""
     def sample(self, labels, rng):
         return self.image.clamp(0, 1).expand(len(labels), *self.shape)
+
+class ConstantAtLast(Sound):
+    """Draws one image from the last step on."""
+    def training_step(self, images, labels, optimizers, progress, rng):
+        self.still = progress.fraction > 0.98
+        return super().training_step(images, labels, optimizers, progress, rng)
+    def sample(self, labels, rng):
+        return self.image.clamp(0, 1).expand(len(labels), *self.shape) if self.still else super().sample(labels, rng)
 
 class WrongShape(Sound):
     """Images of another size."""
@@ -101,6 +115,32 @@ class NotDeterministic(Sound):
     """Heeds no seed."""
     def sample(self, labels, rng):
         return super().sample(labels, torch.Generator().manual_seed(random.SystemRandom().getrandbits(60)))
+
+class LeavesQuietly(Sound):
+    """Ends the process in the middle of its evaluation as if all were well."""
+    def sample(self, labels, rng):
+        if len(labels) > 8:
+            os._exit(0)
+        return super().sample(labels, rng)
+
+class Exits(Sound):
+    """Ends the program."""
+    def training_step(self, *given):
+        raise SystemExit(0)
+
+class Meddles(Sound):
+    """Changes settings of the whole process, prints, and leaves a thread and a process at work."""
+    def training_step(self, images, labels, optimizers, progress, rng):
+        if progress.step == 0:
+            import subprocess, sys, threading
+            torch.set_num_threads(3)
+            torch.set_default_dtype(torch.float64)
+            threading.Thread(target=time.sleep, args=(10_000,)).start()
+            code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(10_000)"
+            child = subprocess.Popen([sys.executable, "-c", code, "left-by-meddles"])
+            print("x" * 1000)
+        noise = torch.rand(images.shape, generator=rng, dtype=torch.float32)
+        return {"loss": (self.image + noise - images).square().mean().detach()}
 
 class WrongLosses(Sound):
     """Losses that are no scalars."""
@@ -126,8 +166,11 @@ def install_families(site: Path) -> Path:
     info = site / "badfamilies-1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: badfamilies\nVersion: 1\n")
+    (site / "broken_at_import.py").write_text("raise RuntimeError('no such driver')\n")
+    (site / "leaves_at_import.py").write_text("raise SystemExit(3)\n")
     names = [line.split()[1].split("(")[0] for line in FAMILIES.splitlines() if line.startswith("class ")]
     points = "\n".join(f"{name} = badfamilies:{name}" for name in names)
+    points += "\nbroken = broken_at_import:X\nleaving = leaves_at_import:X\nno_class = json:dumps"
     (info / "entry_points.txt").write_text(f"[bench.generators]\n{points}\n")
     return site
 

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from command_line import bench, install_families, make_images, scores, start, wait_for
 
@@ -66,6 +67,10 @@ FAULTS = {
     "Killed": ("failed", "ended by SIGKILL"),
     "NanLoss": ("diverged", "diverged at step 31: the loss 'loss' is nan"),
     "Explodes": ("diverged", "diverged at step 151: the loss 'loss' exploded"),
+    "BlownUp": ("diverged", "diverged at step 6: the loss 'loss' exploded"),
+    "ConstantAtLast": ("diverged", "constant output"),
+    "LeavesQuietly": ("failed", "ended without a word"),
+    "Exits": ("failed", "SystemExit: 0"),
     "NanImages": ("diverged", "sample returned values that are not finite"),
     "Constant": ("diverged", "constant output"),
     "WrongShape": ("failed", "sample returned shape (8, 1, 8, 8), expected (8, 1, 16, 16)"),
@@ -96,6 +101,35 @@ def test_faulty_family_is_a_row_with_its_reason_and_never_a_number(name, faulty)
     if status == "diverged":
         assert "diverged at step" in found[name][1]
     assert reason.split(":")[0] in (folder / "table.md").read_text().replace("\\", "")
+
+
+def test_one_constant_class_is_divergence_too(place):
+    """One model per class: each is looked at as a training of its own."""
+    run(place, "{name: Constant, unconditional: per_class, hyperparameters: {batch_size: 8}}", out="classes", check=1)
+    status, reason = rows(place, "classes")["Constant"]
+    assert status == "diverged"
+    assert "constant output" in reason
+
+
+def test_a_family_that_meddles_spoils_nothing_and_leaves_nothing(place):
+    more = "limits: {idle_minutes: 0.5}\n"
+    done = run(place, "{name: Meddles, hyperparameters: {batch_size: 8}}", "Sound", out="meddling", check=0, more=more)
+    assert rows(place, "meddling")["Meddles"] == ("finished", None)
+    assert "changed torch's number of threads, default depth of numbers" in done.stdout
+    assert not [p for p in psutil.process_iter(["cmdline"]) if "left-by-meddles" in (p.info["cmdline"] or [])]
+
+
+@pytest.mark.parametrize("name", ["broken", "leaving", "no_class"])
+def test_a_package_that_breaks_at_import_is_told_in_one_line(name, place):
+    done = run(place, name, "Sound", out=f"import-{name}", check=2)
+    assert f"generator '{name}'" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("name", "why"), [("Raises", "RuntimeError: on purpose"), ("Exits", "SystemExit: 0")])
+def test_check_says_in_one_line_which_family_fails(name, why, place):
+    done = bench("check", write(place, "Sound", name), cwd=place, check=2, PYTHONPATH=str(place / "site"))
+    assert f"bench: {name}: a few steps end here: {why}\n" == done.stderr
 
 
 def test_the_sound_family_stands_beside_the_faulty_ones(faulty):
@@ -201,6 +235,34 @@ def test_a_corrupt_checkpoint_is_named_and_training_starts_anew(finished):
     assert path.with_name("unfinished.safetensors.damaged-1").exists()
 
 
+def test_everything_else_that_is_damaged_is_named_and_made_again(finished):
+    """Features of the real side, real images, samples, curves, tables: one run, and the numbers are the same."""
+    place, out = finished, "all-damaged"
+    folder = damaged_copy(place, out)
+    suite = place / out / "faults"
+    features = next(suite.rglob("features.safetensors"))
+    content = bytearray(features.read_bytes())
+    content[-3] ^= 1
+    features.write_bytes(content)
+    damaged = [suite / "real.npz", folder / "samples.npz", folder / "losses.csv"]
+    for path in damaged:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    (folder / "samples.png").write_bytes(b"")
+    for name in ("results.csv", "table.md", "report.html", "suite.yaml", "split.json", "plan.json", "duplicates.json"):
+        (suite / name).write_bytes(b"\xff\x00nothing")
+    told = bench("report", suite, cwd=place, check=2).stderr
+    assert "plan.json can't be read" in told
+    done = run(place, "Sound", out=out, check=0)
+    for path in (*damaged, features, folder / "samples.png"):
+        assert f"{path.relative_to(place)}: " in done.stdout, path
+        assert path.with_name(f"{path.name}.damaged-1").exists()
+    assert scores(suite) == scores(place / "finished" / "faults")
+    assert (suite / "table.md").read_text().startswith("**")
+    again = run(place, "Sound", out=out, check=0).stdout
+    assert "set aside" not in again
+    assert "started" not in again
+
+
 def test_half_written_files_go_with_the_next_run(finished):
     place, out = finished, "parts"
     folder = damaged_copy(place, out)
@@ -282,6 +344,22 @@ def test_a_full_disk_loses_nothing_and_says_what_to_do(finished, tmp_path):
         assert all(after["0", r["measure"]] == r["mean"] for r in before if r["generator"] == "Sound")
     finally:
         subprocess.run(["umount", str(disk)], check=False)
+
+
+def test_a_full_disk_below_the_prepared_data_is_told(place, tmp_path):
+    """Pages of a mapped file that find no room are a SIGBUS: room is taken first."""
+    if os.geteuid():
+        pytest.skip("mounting a small file system takes root")
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=40k", "tmpfs", str(tmp_path)], capture_output=True
+    ).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        done = run(place, "Sound", out="no-cache", check=1, BENCH_CACHE=str(tmp_path))
+        assert "No space left on device; free some space there, or set BENCH_CACHE" in done.stderr
+        assert not list(tmp_path.iterdir()), "what was begun is removed"
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=False)
 
 
 def test_a_file_size_limit_is_told_as_such(place):

@@ -1,5 +1,7 @@
 """torch-fidelity's other networks: the same numbers as its own extractors, from small networks of random weights."""
 
+import dataclasses
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -116,7 +118,7 @@ def as_archive(state, path):
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
-def test_clip_equals_torch_fidelity(tmp_path):
+def test_clip_equals_torch_fidelity(tmp_path, monkeypatch):
     from torch_fidelity.feature_extractor_clip import FeatureExtractorCLIP
 
     archive = as_archive(clip_state(), tmp_path / "clip.pt")
@@ -125,11 +127,48 @@ def test_clip_equals_torch_fidelity(tmp_path):
     theirs = FeatureExtractorCLIP("clip-vit-b-32", ["clip"], feature_extractor_weights_path=str(archive))
     batch = images(channels=3)
     expected = theirs(torch.from_numpy(batch))[0]
-    for path in (archive, plain):
+    published = dataclasses.replace(ORIGINS["clip-vit-b-32"], digest=hashlib.sha256(archive.read_bytes()).hexdigest())
+    monkeypatch.setitem(ORIGINS, "clip-vit-b-32", published)
+    for path, kind in ((archive, "official"), (plain, "custom sha256:")):
         extractor = SmallCLIP(weights=path)
         extractor.self_check()
         assert close(extractor(batch).features, expected) < 1e-5
-        assert extractor.details["weights"].startswith("custom sha256:")
+        assert extractor.details["weights"].startswith(kind)
+
+
+class Hostile(nn.Module):
+    """Writes a file as soon as it is read."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.path: str = path
+        self.kept = torch.zeros(1, dtype=torch.uint8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[str, bool]:
+        return (self.path, self.training)
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[str, bool]) -> None:
+        written = torch.from_file(state[0], shared=True, size=16, dtype=torch.uint8)
+        self.kept = written.fill_(65)
+        self.path = state[0]
+        self.training = state[1]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
+def test_code_within_an_archive_of_weights_is_not_run(tmp_path):
+    path, target = tmp_path / "clip.pt", tmp_path / "written"
+    torch.jit.script(Hostile(str(target))).save(str(path))
+    torch.jit.load(path)
+    assert target.exists(), "the attack works where it is let"
+    target.unlink()
+    with pytest.raises(UnavailableError, match="may hold code, and not the published one"):
+        SmallCLIP(weights=path)
+    assert not target.exists()
 
 
 def test_clip_refuses_what_is_not_its_size_or_not_clip(tmp_path):

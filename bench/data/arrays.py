@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from bench.data.dataset import ImageDataset, content_fingerprint, new_pixels
+from bench.data.dataset import ImageDataset, content_fingerprint
+from bench.data.mapped import mapped
 from bench.data.rules import coloured, resized, stretching
 from bench.errors import InputError
 
@@ -102,7 +103,7 @@ class _Arrays(ABC):
         size = options.image_size or self._stored_size(members)
         channels = options.channels or (3 if any(len(member.shape) == 4 for member in members) else 1)
         shape = (total, channels, *size)
-        pixels = new_pixels(folder / "all.npy", np.uint8, shape)
+        pixels = mapped(folder / "all.npy", np.uint8, shape)
         labels, parts, names = [], [], []
         skipped: list[tuple[str, str]] = []
         done = kept = 0
@@ -164,7 +165,7 @@ class _Arrays(ABC):
                 f"{self._files()[0]}: no image has label {lost[0]} (class {classes[lost[0]]!r}); labels must be 0 to "
                 f"{count - 1} without gaps, and data.classes must name as many"
             )
-        pixels = new_pixels(folder / "pixels.npy", np.uint8, kept.shape)
+        pixels = mapped(folder / "pixels.npy", np.uint8, kept.shape)
         for start in range(0, len(kept), 1024):
             pixels[start : start + 1024] = kept[start : start + 1024]
         pixels.flush()

@@ -11,17 +11,19 @@ import errno
 import hashlib
 import json
 import os
-import secrets
+import re
 import shutil
+import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from bench.data.mapped import mapped
 from bench.errors import BenchError, InputError
 
 if TYPE_CHECKING:
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
 SCHEMA = 1
 CHUNK = 1024
 """Images that are held in memory at once where a whole set is read."""
+BUILDING = re.compile(r"\.\w+-[0-9a-f]{16}-\w{8}")
+"""Names of the folders that sets are built in."""
+SETTLED_SECONDS = 60.0
+"""A folder that is younger may not be locked yet."""
 
 Indices = Sequence[int] | NDArray[np.integer[Any]]
 
@@ -117,7 +123,7 @@ class ImageDataset:
             self.pixels.flush()
         else:
             temporary = folder / f".pixels-{os.getpid()}.npy"
-            copy = new_pixels(temporary, self.pixels.dtype, self.pixels.shape)
+            copy = mapped(temporary, self.pixels.dtype, self.pixels.shape)
             for start in range(0, len(self), CHUNK):
                 copy[start : start + CHUNK] = self.pixels[start : start + CHUNK]
             copy.flush()
@@ -169,26 +175,6 @@ class ImageDataset:
             )
         except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
             raise InputError(f"{folder}: no complete data set here ({error})") from error
-
-
-def new_pixels(path: Path, dtype: Any, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Return a new array that is a mapped .npy file, with all of its room on the disk taken at once.
-
-    Without that, a disk that gets full ends the process without a word, at the first page that has no place (SIGBUS).
-
-    Raises:
-        OSError: there is no room.
-    """
-    mapped = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-    with path.open("r+b") as file:
-        size = os.fstat(file.fileno()).st_size
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)
-        else:
-            file.seek(mapped.offset)
-            while (left := size - file.tell()) > 0:
-                file.write(bytes(min(left, 2**20)))
-    return mapped
 
 
 def content_fingerprint(
@@ -258,14 +244,18 @@ def prepare_dataset(
             shutil.rmtree(folder, ignore_errors=True)
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        _sweep(cache)
-        with _building(cache, folder.name) as building:
-            source.prepare(building, progress)
-            try:
-                building.rename(folder)
-            except OSError:  # another process was first: its set is the same
-                if not folder.exists():
-                    raise
+        sweep(cache)
+        building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=cache))
+        try:
+            with _claimed(building, must=False):
+                source.prepare(building, progress)
+                try:
+                    building.rename(folder)
+                except OSError:  # another process was first: its set is the same
+                    if not folder.exists():
+                        raise
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise BenchError(
@@ -275,27 +265,41 @@ def prepare_dataset(
     return ImageDataset.open(folder)
 
 
+def sweep(cache: Path) -> None:
+    """Remove what preparations that were killed left behind; those at work hold a lock that no crash leaves."""
+    for left in cache.glob(".*"):
+        try:
+            if BUILDING.fullmatch(left.name) and time.time() - left.stat().st_mtime > SETTLED_SECONDS:
+                with _claimed(left, must=True):
+                    shutil.rmtree(left, ignore_errors=True)
+        except OSError:  # somebody works at it, or it is gone
+            continue
+
+
 @contextlib.contextmanager
-def _building(cache: Path, name: str) -> Iterator[Path]:
-    """A folder to build a set in, gone afterwards; while its lock is held, it is nobody else's to remove."""
-    folder = cache / f".{name}-{secrets.token_hex(4)}"
-    lock = FileLock(f"{folder}.lock")
+def _claimed(folder: Path, *, must: bool) -> Iterator[None]:
+    """Hold a lock of the operating system's on a folder.
+
+    Raises:
+        OSError: it must be held, and somebody else holds it, or this system has none.
+    """
     try:
-        with lock:
-            folder.mkdir(mode=0o700)
-            yield folder
+        import fcntl
+    except ImportError:
+        if must:
+            raise OSError("no locks on folders here") from None
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if must:
+                raise
+        yield
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        Path(lock.lock_file).unlink(missing_ok=True)
-
-
-def _sweep(cache: Path) -> None:
-    """Remove what preparations left that were killed: they may be large, and no key leads to them again."""
-    for folder in cache.glob(f".*-{'?' * 16}-{'?' * 8}"):
-        lock = FileLock(f"{folder}.lock")
-        with contextlib.suppress(Timeout, OSError), lock.acquire(blocking=False):
-            shutil.rmtree(folder, ignore_errors=True)
-            Path(lock.lock_file).unlink(missing_ok=True)
+        os.close(descriptor)
 
 
 def _same_file(left: Any, right: Path) -> bool:

@@ -50,8 +50,8 @@ def find_duplicates(data: ImageDataset, folder: Path | None = None) -> list[Pair
             with np.load(kept, allow_pickle=False) as archive:
                 table = archive["pairs"]
             return [Pair(int(a), int(b), bool(same), float(r)) for a, b, same, r in table]
-        except (OSError, ValueError, KeyError, EOFError):
-            pass  # damaged: seek again
+        except Exception:  # whatever NumPy and its zip reader make of damaged bytes: seek again
+            pass
     pairs = _search(data)
     if kept is not None:
         try:

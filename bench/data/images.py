@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from bench.data.dataset import ImageDataset, content_fingerprint, new_pixels
+from bench.data.dataset import ImageDataset, content_fingerprint
 from bench.data.faults import Raw, UnusableError
 from bench.data.files import SUFFIXES, FileOptions, Item, list_files
+from bench.data.mapped import mapped
 from bench.data.pixels import count_pages, read_raw
 from bench.data.rules import Array, coloured, resized, scaled, stretching
 from bench.errors import InputError
@@ -125,7 +126,7 @@ class ImageFolder:
             items = self._pages(pool)
             shape = (len(items), options.channels, *options.image_size)
             depth = np.iinfo(np.uint16)
-            decoded = new_pixels(folder / "decoded.npy", np.uint16, shape)
+            decoded = mapped(folder / "decoded.npy", np.uint16, shape)
             span = self._outermost(items, pool) if options.intensity == "global" else None
             kept: list[Item] = []
             skipped: list[tuple[str, str]] = []
@@ -172,7 +173,7 @@ class ImageFolder:
         """Write the images that were kept in their depth, and everything that is known of them."""
         dtype = np.uint16 if deep else np.uint8
         shape = (len(kept), *decoded.shape[1:])
-        pixels = new_pixels(folder / "pixels.npy", dtype, shape)
+        pixels = mapped(folder / "pixels.npy", dtype, shape)
         for start in range(0, len(kept), CHUNK):
             part = decoded[start : min(start + CHUNK, len(kept))]
             # 65535 = 255 * 257: rounding to the nearest of 256 levels

@@ -27,7 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from bench.data.dataset import ImageDataset, content_fingerprint, new_pixels
+from bench.data.dataset import ImageDataset, content_fingerprint
+from bench.data.mapped import mapped
 from bench.seeds import numpy_rng
 
 Array = NDArray[np.float32]
@@ -106,7 +107,7 @@ class ScannerPhantom:
         scanners = self.scanners()
         per_subject = options.slices
         shape = (len(scanners) * per_subject, 1, *options.image_size)
-        pixels = new_pixels(folder / "pixels.npy", np.uint8, shape)
+        pixels = mapped(folder / "pixels.npy", np.uint8, shape)
         for k, scanner in enumerate(scanners):
             pixels[k * per_subject : (k + 1) * per_subject, 0] = self._subject(scanner, "set", k)
             if progress:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from bench.data.contact import contact_sheet
-from bench.data.dataset import CHUNK, ImageDataset, content_fingerprint, new_pixels
+from bench.data.dataset import CHUNK, ImageDataset, content_fingerprint
+from bench.data.mapped import mapped
 from bench.data.naming import class_names
 from bench.data.registration import library_versions
 from bench.data.slicing import Recipe
@@ -69,7 +70,7 @@ class Volumes:
         count = self.recipe.slices
         shape = (len(items) * count, 1, *self.recipe.image_size)
         dtype = np.uint8 if self.recipe.bits == 8 else np.uint16
-        decoded = new_pixels(folder / "decoded.npy", dtype, shape)
+        decoded = mapped(folder / "decoded.npy", dtype, shape)
         kept: list[Item] = []
         skipped: list[tuple[str, str]] = []
         for done, (item, result) in enumerate(zip(items, run_jobs(jobs), strict=True), 1):
@@ -115,7 +116,7 @@ class Volumes:
         total = len(kept) * count
         if skipped:
             shape = (total, *decoded.shape[1:])
-            pixels = new_pixels(folder / "pixels.npy", decoded.dtype, shape)
+            pixels = mapped(folder / "pixels.npy", decoded.dtype, shape)
             for start in range(0, total, CHUNK):
                 pixels[start : start + CHUNK] = decoded[start : min(start + CHUNK, total)]
             pixels.flush()

@@ -26,6 +26,7 @@ POLL_SECONDS = 0.1
 STOP_SECONDS = 30.0
 """A job that is asked to stop gets as long for its step and its checkpoint."""
 IDLE_PROCESSOR_SHARE = 0.01
+LOG_BYTES = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,13 @@ class Job:
             self._heard = time.monotonic()
         self._phase = event.get("phase", self._phase)
 
+    def trim(self) -> None:
+        """Begin its log anew where it has grown beyond all use: a family that prints must not fill the disk."""
+        path = self.folder / "log.txt"
+        with contextlib.suppress(OSError):
+            if path.stat().st_size > LOG_BYTES:
+                path.write_text(f"[emptied here: it had passed {LOG_BYTES:,} bytes]\n")  # the job goes on at its end
+
     def excess(self) -> str | None:
         """Say which limit the job has passed, if it has."""
         assert self.process is not None
@@ -152,6 +160,7 @@ def run_jobs(jobs: list[Job], workers: int, on_event: Callable[[Job, dict[str, A
             time.sleep(POLL_SECONDS)
             for job in list(running):
                 ended = job.process is not None and job.process.poll() is not None
+                job.trim()
                 for event in _events(job):
                     job.heard(event)
                     on_event(job, event)
@@ -160,6 +169,7 @@ def run_jobs(jobs: list[Job], workers: int, on_event: Callable[[Job, dict[str, A
                     _stop(job, ask="time limit" in excess)
                     ended = True
                 if ended and job.process is not None:
+                    _sweep(job)
                     running.remove(job)
                     code = job.process.returncode
                     reason = job.reason() if code or job.ended else None
@@ -169,6 +179,7 @@ def run_jobs(jobs: list[Job], workers: int, on_event: Callable[[Job, dict[str, A
             _signal(job, signal.SIGTERM)
         for job in running:
             _stop(job)
+            _sweep(job)
 
 
 def _admitted(job: Job, running: list[Job]) -> bool:
@@ -193,6 +204,13 @@ def _stop(job: Job, *, ask: bool = True) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(patience)
             return
+
+
+def _sweep(job: Job) -> None:
+    """End what a job that is over has left behind: its group is its own, and empty unless a family started something."""
+    if job.process is not None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(job.process.pid, signal.SIGKILL)
 
 
 def _signal(job: Job, number: signal.Signals) -> None:

@@ -1,7 +1,7 @@
 """How much memory there is and who has how much of it: for admission of jobs, and for their limits.
 
-What counts is memory of a job's own (resident and not shared): pages of files, such as the mapped images and torch's
-libraries, can be dropped by the system and are shared by all jobs.
+What counts is memory of a job's own: resident or swapped out, and not of files. Pages of files, such as the mapped images
+and torch's libraries, can be dropped by the system and are shared by all jobs; shared memory without a file can't.
 """
 
 from __future__ import annotations
@@ -30,13 +30,26 @@ def available_bytes() -> int:
 
 
 def own_bytes(pid: int) -> int:
-    """Memory of a process and its children that is their own; 0 if it is gone."""
-    total = 0
+    """Memory of a process and its children that is their own; 0 if it is gone.
+
+    What they share among each other counts once, as much as the one with most of it has.
+    """
+    total = together = 0
     for process in _family(pid):
-        with contextlib.suppress(psutil.Error):
-            told = process.memory_info()
-            total += told.rss - getattr(told, "shared", 0)
-    return total
+        with contextlib.suppress(psutil.Error, OSError):
+            own, shared = _held(process)
+            total, together = total + own, max(together, shared)
+    return total + together
+
+
+def _held(process: psutil.Process) -> tuple[int, int]:
+    """Bytes that are a process's own, and those that it shares without a file."""
+    status = Path(f"/proc/{process.pid}/status")
+    if not status.exists():  # no Linux
+        return int(process.memory_info().rss), 0
+    lines = [line.split() for line in status.read_text().splitlines()]
+    told = {words[0]: int(words[1]) * 1024 for words in lines if words[-1:] == ["kB"]}
+    return told.get("RssAnon:", 0) + told.get("VmSwap:", 0), told.get("RssShmem:", 0)
 
 
 def processor_seconds(pid: int) -> float:

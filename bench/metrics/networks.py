@@ -8,6 +8,7 @@ plain float32 is measured on fixed images and stands in the details.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.util
 import io
 import os
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 
 from bench.errors import UnavailableError
 from bench.metrics.features import FeatureExtractor, Images, check_images, three_channels
-from bench.metrics.weights import advice, described, doubt, find_weights, sha256
+from bench.metrics.weights import ORIGINS, advice, described, doubt, find_weights, sha256
 
 Precision = Literal["float32", "bfloat16"]
 CHECKED = 16
@@ -285,6 +286,8 @@ def replaced(module: Any, name: str, value: Any) -> Iterator[None]:
 def read_archive(name: str, path: Path) -> dict[str, Tensor]:
     """Read weights from a TorchScript archive, as CLIP's are published, or from a file of tensors.
 
+    An archive may hold code that runs as it is read: the published one alone is, known by its hash.
+
     Raises:
         UnavailableError: neither of the two.
     """
@@ -295,6 +298,11 @@ def read_archive(name: str, path: Path) -> dict[str, Tensor]:
             scripted = any(entry.endswith("constants.pkl") for entry in archive.namelist())
     if not scripted:
         return read_weights(name, path)
+    if not (digest := ORIGINS[name].digest) or not hashlib.sha256(content).hexdigest().startswith(digest):
+        raise UnavailableError(
+            f"{path} is a TorchScript archive, which may hold code, and not the published one (its hash is another): save its "
+            f"tensors alone, torch.save(torch.jit.load(FILE).state_dict(), OTHER), where you trust it; {advice(name)}"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's own, of TorchScript's age

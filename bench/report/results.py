@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import csv
 import math
+import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +21,9 @@ import pandas as pd
 from bench.errors import InputError
 from bench.store import read_json
 
+DAMAGE = (OSError, EOFError, ValueError, KeyError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What NumPy and its zip reader make of damaged bytes."""
+REMEDY = "bench run sets it aside and does its work again"
 ALL = "all"
 """The class name of scores over all classes together."""
 STATUSES = ("finished", "failed", "diverged", "interrupted", "pending")
@@ -105,8 +110,8 @@ class Run:
         try:
             with np.load(path, allow_pickle=False) as archive:
                 return archive["generated"], archive["training"], archive["ratios"], float(archive["threshold"])
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"{path}: not an archive of image pairs: {error}") from None
+        except DAMAGE as error:
+            raise InputError(f"{path}: not an archive of image pairs: {error}; {REMEDY}") from None
 
     def interpolations(self) -> Images | None:
         """Walks through latent space, [walks, steps, channels, height, width] and a label each, if stored."""
@@ -125,12 +130,12 @@ class Run:
         path = self.folder / file_name if self.folder else None
         if path is None or not path.is_file():
             return pd.DataFrame(columns=list(columns))
-        with path.open(newline="", encoding="utf-8") as file:
-            lines = [line for line in csv.DictReader(file) if all(line.get(column) for column in columns)]
         try:
+            with path.open(newline="", encoding="utf-8") as file:
+                lines = [line for line in csv.DictReader(file) if all(line.get(column) for column in columns)]
             return pd.DataFrame({name: [kind(line[name]) for line in lines] for name, kind in columns.items()})
-        except ValueError as error:
-            raise InputError(f"{path}: not a record as it was written: {error}") from None
+        except (OSError, ValueError, csv.Error) as error:
+            raise InputError(f"{path}: not a record as it was written: {error}; {REMEDY}") from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -362,5 +367,5 @@ def _images(path: Path) -> Images | None:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return Images(archive["images"], archive["labels"])
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: not an archive of images: {error}") from None
+    except DAMAGE as error:
+        raise InputError(f"{path}: not an archive of images: {error}; {REMEDY}") from None

@@ -7,8 +7,9 @@ from statistics import fmean
 
 import numpy as np
 
+from bench.errors import InputError
 from bench.report.figures import Picture, finished_picture, new_figure, slug
-from bench.report.results import ALL, COST_ORDER, Key, Results, Run, Score
+from bench.report.results import ALL, COST_ORDER, DAMAGE, REMEDY, Key, Results, Run, Score
 from bench.report.tables import NOTHING, SHORT, Cell, Column, Table, cost_text
 
 MEASURES_SHOWN = ("frechet_distance", "class_accuracy", "precision", "recall")
@@ -34,8 +35,11 @@ def draw_translations(results: Results) -> list[Picture]:
         run = next((run for run in results.translators if run.generator == name and run.finished), None)
         if run is None or run.folder is None or not (run.folder / "samples.png").is_file():
             continue
-        with Image.open(run.folder / "samples.png") as image:
-            sheet = np.asarray(image.convert("RGB"))
+        try:
+            with Image.open(run.folder / "samples.png") as image:
+                sheet = np.asarray(image.convert("RGB"))
+        except DAMAGE as error:
+            raise InputError(f"{run.folder / 'samples.png'}: can't be read as a picture: {error}; {REMEDY}") from None
         figure = new_figure(results, 9, 9 * sheet.shape[0] / sheet.shape[1] + 0.3)
         axes = figure.subplots()
         axes.imshow(sheet, interpolation="nearest")

@@ -21,7 +21,7 @@ from filelock import FileLock
 
 from bench.store import digest, read_json, write_json
 from bench.track.nodes import Content, Node
-from bench.track.numbers import Point, stat_of, time_of
+from bench.track.numbers import Point, legal, stat_of, time_of
 from bench.track.records import Reader
 
 EXPERIMENT = "medgenbench"
@@ -187,7 +187,7 @@ class Mirror:
         changed = [RunTag(name, value) for name, value in tags.items() if before.get(name) != value]
         new = {name: value for name, value in content.parameters.items() if name not in known}
         self._batches(mark["id"], tags=changed)
-        self._batches(mark["id"], params=[Param(name[:250], value[:6000]) for name, value in new.items()])
+        self._batches(mark["id"], params=[Param(legal(name), value[:6000]) for name, value in new.items()])
         for name in before.keys() - tags.keys():
             self._client.delete_tag(mark["id"], name)
         mark |= {"tags": tags, "parameters": [*known, *new]}

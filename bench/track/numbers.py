@@ -10,6 +10,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+LONGEST = 250
+"""Letters that MLflow takes of a name."""
+
 
 class Point(NamedTuple):
     """A number of a curve; `time` in milliseconds."""
@@ -83,10 +86,17 @@ def _rows(path: Path) -> list[dict[str, str]]:
 def points(values: Mapping[str, Any], step: int, time: int) -> list[Point]:
     """Numbers under names that MLflow takes; what is no finite number is left out."""
     return [
-        Point(re.sub(r"[^\w\-. /]", "_", name), float(value), step, time)
+        Point(legal(name), float(value), step, time)
         for name, value in values.items()
         if value is not None and math.isfinite(value)
     ]
+
+
+def legal(name: str) -> str:
+    """A name as MLflow takes it, which may make files of it: no odd signs, no empty part, none of dots alone, no end."""
+    parts = re.sub(r"[^\w\-. /]", "_", name).split("/")
+    whole = "/".join(part if part.strip(".") else "_" * max(1, len(part)) for part in parts)
+    return whole[:LONGEST].rstrip("/")
 
 
 def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
