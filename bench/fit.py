@@ -26,6 +26,7 @@ from bench.feed import balanced, balanced_batches, batches, bounded, fetched
 from bench.model import GenerativeModel, Plateau, Progress, TrainableModel
 from bench.per_class import PerClass
 from bench.seeds import derive, forked, numpy_rng, torch_rng
+from bench.spent import BOOKKEEPING, SPENT
 
 Emit = Callable[..., None]
 
@@ -137,7 +138,7 @@ def fit(
     if size > len(training):
         emit("warning", text=f"batches of {len(training)}, the training images there are, in place of {size}")
         size = len(training)
-    with forked(seed, "global"), _armed(keeper):
+    with SPENT.on("training"), forked(seed, "global"), _armed(keeper):
         if keeper and (found := keeper.take()) is not None:
             run.restore(found)
             emit("resumed", step=result.steps, images_seen=result.images_seen)
@@ -171,23 +172,26 @@ def fit(
             validates = fraction * VALIDATIONS >= run.validated + 1 or fraction >= 1
             if validates:
                 run.validated = int(fraction * VALIDATIONS)
-                with autocast:
+                with SPENT.on("validation"), autocast:
                     loss = _validate(model, data, validation, result, seed, device, emit)
                 run.ended = bool(run.plateau and loss is not None and run.plateau.spent(loss))
             if inspect and (validates or result.steps % INSPECTION_STEPS == 0):
                 model.eval()
-                inspect(result.steps)
+                with SPENT.on("validation"):
+                    inspect(result.steps)
                 model.train()
             if watch and (fraction * watch.points >= run.watched + 1 or fraction >= 1 or run.ended):
                 run.watched = int(fraction * watch.points)
-                _show(model, average, watch, result)
+                with SPENT.on("validation"):
+                    _show(model, average, watch, result)
             if run.ended:
                 emit("warning", text=f"stopped early at {result.images_seen:,} images: validation loss falls no more")
             if time.monotonic() - told >= ALIVE_SECONDS:
                 emit("alive", step=result.steps)
                 told = time.monotonic()
             if keeper and keeper.due():
-                keeper.save(run.state())
+                with SPENT.on(BOOKKEEPING):
+                    keeper.save(run.state())
     if average:
         average.load_into(model)
     model.eval()
@@ -382,8 +386,9 @@ def _fit_direct(
     model: TrainableModel, data: ImageDataset, given: np.ndarray, seed: int, device: torch.device
 ) -> Fitted:
     started = time.perf_counter()
-    images = data.floats(given).to(device)
-    model.fit_direct(images, torch.from_numpy(data.labels[given]).to(device), torch_rng(seed, "training"))
+    with SPENT.on("training"):
+        images = data.floats(given).to(device)
+        model.fit_direct(images, torch.from_numpy(data.labels[given]).to(device), torch_rng(seed, "training"))
     model.eval()
     _check_weights(model, 0)
     return Fitted(0, len(given), time.perf_counter() - started)
