@@ -95,6 +95,11 @@ class GAN(GenerativeModel):
         """Decay of the scored moving average."""
         return self.hyperparameters.ema_decay
 
+    @property
+    def averaged(self) -> tuple[str, ...]:
+        """The generator alone: nobody asks the discriminator afterwards."""
+        return ("generator",)
+
     def G(self, z: Float[Tensor, "n d"], y: Int[Tensor, " n"]) -> Float[Tensor, "n c h w"]:  # noqa: N802
         """Return images in [-1, 1]."""
         return torch.tanh(self.generator(z, y).float())

@@ -270,6 +270,15 @@ def report(
     typer.echo(f"report: {folder / 'report.html'}")
 
 
+@app.command(name="time")
+def time_(folder: Annotated[Path, typer.Argument(help="a results folder, such as results/mri_scanner")]) -> None:
+    """Show where a run's minutes went: per job and activity, in seconds."""
+    from bench.timeline import table, timeline
+
+    for line in table(timeline(folder)):
+        typer.echo(line)
+
+
 @app.command()
 def compare(
     first: Annotated[Path, typer.Argument(help="results folder, or one with a results.csv")],

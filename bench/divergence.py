@@ -49,7 +49,9 @@ class Losses:
             if not isinstance(value, Tensor) or value.numel() != 1:
                 what = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
                 raise BenchError(f"training_step returned {what} as loss {name!r}, expected a scalar tensor")
-            self._pending.setdefault(name, []).append(value.detach().reshape(()))
+            # most are detached scalars as they come
+            plain = value if not value.ndim and not value.requires_grad else value.detach().reshape(())
+            self._pending.setdefault(name, []).append(plain)
             self._steps.setdefault(name, []).append(step)
         if step - self._looked >= GUARD_STEPS:
             self.check()

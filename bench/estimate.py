@@ -16,9 +16,11 @@ import numpy as np
 import psutil
 import torch
 
+from bench.data.dataset import ImageDataset
+from bench.data.splits import Split
 from bench.errors import BenchError, InputError
 from bench.evaluate import make_protocol
-from bench.fit import Budget, fit
+from bench.fit import Budget, Fitted, fit
 from bench.metrics.cost import peak_memory_bytes
 from bench.metrics.weights import ORIGINS
 from bench.model import GenerativeModel, Translator
@@ -33,7 +35,10 @@ from bench.studies import settled
 from bench.translate import translated_draw
 from bench.utility import asked, estimated_seconds, wanted_labels
 
-TIMED_STEPS = 3
+TIMED_STEPS, REPEATS = 5, 3
+"""Steps at a time, of which one is a WGAN-GP's generator's; the fastest of some repeats, since others disturb only upwards."""
+PATIENCE_SECONDS = 2.0
+"""What takes longer is not repeated."""
 START_SECONDS = 6.0
 """A job's process: starting Python, importing torch, building the model."""
 COST_SAMPLES = 600
@@ -189,10 +194,10 @@ def _time(prepared: Prepared, row: Row) -> tuple[float, float, int, int]:
     with forked(row.seed, "weights"):
         model: GenerativeModel | Translator = family(data.shape, data.num_classes, hyperparameters).to(device)
     batch = min(hyperparameters.batch_size, len(split.train))
-    times = []
-    for steps in (1, 1, 1 + TIMED_STEPS) if model.trains else (1,):  # the first one warms up, and is not counted
-        started = time.perf_counter()
-        fit(
+
+    def trained(steps: int) -> Fitted:
+        """What so many steps took; the two images that are validated at the end don't count."""
+        return fit(
             model,
             data,
             split.train,
@@ -203,25 +208,37 @@ def _time(prepared: Prepared, row: Row) -> tuple[float, float, int, int]:
             emit=lambda *_, **__: None,
             precision=prepared.plan.precision,
         )
-        times.append(time.perf_counter() - started)
+
+    first = trained(1).seconds  # warms up; of a family without steps it is all
     if model.trains:
+        repeats = REPEATS if first * TIMED_STEPS < PATIENCE_SECONDS else 1
+        per_step = min(trained(TIMED_STEPS).seconds / TIMED_STEPS for _ in range(repeats))
         total = budget.images_seen or (budget.epochs or 0) * len(split.train)
-        per_image = (times[2] - times[1]) / (TIMED_STEPS * batch)
-        training = budget.minutes * 60 if budget.minutes else max(0.0, per_image) * total
+        training = budget.minutes * 60 if budget.minutes else per_step * total / batch
     else:
-        training = times[0]
+        training = first
     model.sampling_precision = prepared.plan.precision if model.mixed_sampling else "float32"
-    labels = np.arange(100) % data.num_classes
-    started = time.perf_counter()
-    if isinstance(model, Translator):
-        translated_draw(model, data, split, labels, 0, device)(0)
-    else:
-        generate(model, labels, 0, "estimate", device=device)
-    sampling = (time.perf_counter() - started) / len(labels)
+    sampling = _sampling_seconds(model, data, split, device)
     size = sum(value.numel() * value.element_size() for value in model.state_dict().values())
     pages = len(split.train) * math.prod(data.shape) * data.pixels.itemsize
     grown = peak_memory_bytes() - (before if device.type == "cpu" else 0)
     return training, sampling, size, grown if device.type == "cuda" else BASE_BYTES + pages + max(0, grown)
+
+
+def _sampling_seconds(
+    model: GenerativeModel | Translator, data: ImageDataset, split: Split, device: torch.device
+) -> float:
+    """Seconds per image. The first call prepares much that later ones find, and is counted only where it took long."""
+    labels = np.arange(100) % data.num_classes
+    times: list[float] = []
+    while len(times) < REPEATS and sum(times) < PATIENCE_SECONDS:
+        started = time.perf_counter()
+        if isinstance(model, Translator):
+            translated_draw(model, data, split, labels, 0, device)(0)
+        else:
+            generate(model, labels, 0, "estimate", device=device)
+        times.append(time.perf_counter() - started)
+    return min(times) / len(labels)
 
 
 def _forget_peak() -> int:

@@ -17,13 +17,16 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from bench.average import Average
 from bench.checkpoint import Keeper
 from bench.data.dataset import ImageDataset
 from bench.divergence import Losses
 from bench.errors import DivergedError, InputError, NotFiniteError
+from bench.feed import balanced, balanced_batches, batches, bounded, fetched
 from bench.model import GenerativeModel, Plateau, Progress, TrainableModel
 from bench.per_class import PerClass
 from bench.seeds import derive, forked, numpy_rng, torch_rng
+from bench.spent import BOOKKEEPING, SPENT
 
 Emit = Callable[..., None]
 
@@ -69,71 +72,6 @@ class Fitted:
     seconds: float = 0.0
     losses: list[tuple[int, int, str, str, float]] = field(default_factory=list)
     """(step, images seen, 'training' or 'validation', name, value)."""
-
-
-class Average(nn.Module):
-    """Exponential moving average of a model's weights, with warm-up (Karras et al. 2024, appendix; TF's num_updates).
-
-    The decay after t updates is min(decay, (1 + t) / (10 + t)); buffers (batch norm) are averaged if floating point,
-    copied otherwise.
-    """
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        super().__init__()
-        self.decay, self.updates = decay, 0
-        self.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
-
-    @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Move towards the model's present weights."""
-        self.updates += 1
-        weight = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
-        for name, value in model.state_dict().items():
-            if value.is_floating_point():
-                self.state[name].lerp_(value, weight)
-            else:
-                self.state[name].copy_(value)
-
-
-def batches(indices: np.ndarray, size: int, seed: int, taken: int = 0) -> Iterator[np.ndarray]:
-    """Yield batches of `size` from endless epochs, each a fresh permutation; a rest below `size` is left out.
-
-    Args:
-        indices: of the images.
-        size: of a batch, bounded by the number of images.
-        seed: root of the permutations.
-        taken: batches that a training before has had already: the stream goes on after them.
-    """
-    size = min(size, len(indices))
-    epoch, skipped = divmod(taken, len(indices) // size)
-    while True:
-        order = numpy_rng(seed, "epoch", epoch).permutation(indices)
-        for start in range(skipped * size, len(order) - size + 1, size):
-            yield order[start : start + size]
-        epoch, skipped = epoch + 1, 0
-
-
-def balanced(indices: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
-    """Return indices in which every class stands as often as the largest one: all of its images, then some again."""
-    own = [indices[labels[indices] == label] for label in np.unique(labels[indices])]
-    most = max(len(part) for part in own)
-    rng = numpy_rng(seed, "balanced")
-    again = [np.concatenate([rng.permutation(part) for _ in range(-(-most // len(part)))])[:most] for part in own]
-    return np.concatenate(again)
-
-
-def balanced_batches(
-    indices: np.ndarray, labels: np.ndarray, size: int, seed: int, taken: int = 0
-) -> Iterator[np.ndarray]:
-    """Yield batches as `batches` does, from epochs in which all classes stand equally often."""
-    size = min(size, len(indices))
-    epoch, skipped = divmod(taken, len(balanced(indices, labels, seed)) // size)  # every epoch is as long
-    while True:
-        again = balanced(indices, labels, derive(seed, "epoch", epoch))
-        order = numpy_rng(seed, "epoch", epoch).permutation(again)
-        for start in range(skipped * size, len(order) - size + 1, size):
-            yield order[start : start + size]
-        epoch, skipped = epoch + 1, 0
 
 
 def stage(stages: dict[str, float], fraction: float) -> str:
@@ -193,7 +131,6 @@ def fit(
         own = validation if model.fitted_on == "validation" else training
         own = balanced(own, data.labels, derive(seed, "batches")) if sampling == "balanced" else own
         return _fit_direct(model, data, own, seed, device)
-    labels = torch.from_numpy(data.labels)
     run = _Training(model, seed, device, record or Fitted())
     optimizers, average, result = run.optimizers, run.average, run.result
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=lowered(model, precision))
@@ -201,7 +138,7 @@ def fit(
     if size > len(training):
         emit("warning", text=f"batches of {len(training)}, the training images there are, in place of {size}")
         size = len(training)
-    with forked(seed, "global"), _armed(keeper):
+    with SPENT.on("training"), forked(seed, "global"), _armed(keeper):
         if keeper and (found := keeper.take()) is not None:
             try:
                 run.restore(found)
@@ -213,24 +150,20 @@ def fit(
             stream = balanced_batches(training, data.labels, size, order, taken=result.steps)
         else:
             stream = batches(training, size, order, taken=result.steps)
+        left = budget.images_seen - result.images_seen if budget.images_seen else None
+        feed = fetched(data, bounded(stream, size, left), device)
         model.train()
         told = time.monotonic()
         while (fraction := budget.fraction(result.images_seen, result.seconds)) < 1 and not run.ended:
             started = time.perf_counter()
-            chosen = next(stream)
-            if budget.images_seen:  # every family sees exactly as many images: the last two batches share what is left
-                left = budget.images_seen - result.images_seen
-                chosen = chosen[: max(2, left if left <= size else left // 2)]
-            # sorted to read the memory map in one direction, and only now: the first of a sorted batch are of one class
-            chosen = np.sort(chosen)
-            images = data.floats(chosen).to(device, non_blocking=True)
+            images, of_them = next(feed)
             progress = Progress(result.steps, result.images_seen, fraction, stage(model.stages, fraction))
             with autocast:
-                losses = model.training_step(images, labels[chosen].to(device), optimizers, progress, run.rng)
+                losses = model.training_step(images, of_them, optimizers, progress, run.rng)
             if average:
-                average.update(model)
+                average.update()
             result.steps += 1
-            result.images_seen += len(chosen)
+            result.images_seen += len(images)
             result.seconds += time.perf_counter() - started
             run.losses.add(result.steps, losses)
             fraction = budget.fraction(result.images_seen, result.seconds)
@@ -242,25 +175,28 @@ def fit(
             validates = fraction * VALIDATIONS >= run.validated + 1 or fraction >= 1
             if validates:
                 run.validated = int(fraction * VALIDATIONS)
-                with autocast:
+                with SPENT.on("validation"), autocast:
                     loss = _validate(model, data, validation, result, seed, device, emit)
                 run.ended = bool(run.plateau and loss is not None and run.plateau.spent(loss))
             if inspect and (validates or result.steps % INSPECTION_STEPS == 0):
                 model.eval()
-                inspect(result.steps)
+                with SPENT.on("validation"):
+                    inspect(result.steps)
                 model.train()
             if watch and (fraction * watch.points >= run.watched + 1 or fraction >= 1 or run.ended):
                 run.watched = int(fraction * watch.points)
-                _show(model, average, watch, result)
+                with SPENT.on("validation"):
+                    _show(model, average, watch, result)
             if run.ended:
                 emit("warning", text=f"stopped early at {result.images_seen:,} images: validation loss falls no more")
             if time.monotonic() - told >= ALIVE_SECONDS:
                 emit("alive", step=result.steps)
                 told = time.monotonic()
             if keeper and keeper.due():
-                keeper.save(run.state())
+                with SPENT.on(BOOKKEEPING):
+                    keeper.save(run.state())
     if average:
-        model.load_state_dict(average.state)
+        average.load_into(model)
     model.eval()
     _check_weights(model, result.steps)
     return result
@@ -288,7 +224,7 @@ class _Training:
     def __init__(self, model: TrainableModel, seed: int, device: torch.device, result: Fitted) -> None:
         self.model, self.device, self.result = model, device, result
         self.optimizers = model.configure_optimizers()
-        self.average = Average(model, model.ema_decay) if model.ema_decay else None
+        self.average = Average(model, model.ema_decay, model.averaged) if model.ema_decay else None
         self.rng = torch_rng(seed, "training")
         self.losses = Losses()
         self.plateau = Patience(model.plateau, self.optimizers) if model.plateau else None
@@ -317,9 +253,7 @@ class _Training:
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
         if self.average:
-            self.average.updates = state["average"]["updates"]
-            for name, value in state["average"]["state"].items():
-                self.average.state[name].copy_(value)
+            self.average.restore(state["average"]["updates"], state["average"]["state"])
         self.rng.set_state(state["rng"])
         torch.set_rng_state(state["global"])
         if state["cuda"]:
@@ -438,7 +372,7 @@ def _show(model: TrainableModel, average: Average | None, watch: Watch, result: 
     """Let `watch` see the weights that would be scored now, then go on with those of training."""
     kept = {name: value.clone() for name, value in model.state_dict().items()} if average else {}
     if average:
-        model.load_state_dict(average.state)
+        average.load_into(model)
     model.eval()
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     try:
@@ -455,8 +389,9 @@ def _fit_direct(
     model: TrainableModel, data: ImageDataset, given: np.ndarray, seed: int, device: torch.device
 ) -> Fitted:
     started = time.perf_counter()
-    images = data.floats(given).to(device)
-    model.fit_direct(images, torch.from_numpy(data.labels[given]).to(device), torch_rng(seed, "training"))
+    with SPENT.on("training"):
+        images = data.floats(given).to(device)
+        model.fit_direct(images, torch.from_numpy(data.labels[given]).to(device), torch_rng(seed, "training"))
     model.eval()
     _check_weights(model, 0)
     return Fitted(0, len(given), time.perf_counter() - started)

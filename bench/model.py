@@ -137,6 +137,11 @@ class TrainableModel(nn.Module, ABC):
         return None
 
     @property
+    def averaged(self) -> tuple[str, ...]:
+        """Attributes that the moving average covers: those that sampling needs; all by default."""
+        return ()
+
+    @property
     def plateau(self) -> Plateau | None:
         """The rule on the validation loss, where the source has one."""
         return None

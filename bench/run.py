@@ -21,6 +21,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 import torch
 from safetensors.torch import save
 
@@ -54,6 +55,7 @@ from bench.reference import (
 from bench.registry import GENERATORS
 from bench.sampling import check_determinism, generate, generate_on_device, grid, load_model
 from bench.seeds import derive, forked
+from bench.spent import SPENT
 from bench.store import Events, set_aside, write_bytes, write_json, write_with
 from bench.suite import Suite
 from bench.translate import evaluate_translator, pairs_shown, translated_draw
@@ -78,6 +80,7 @@ _keepers: list[Keeper] = []
 def main(path: Path) -> int:
     """Run the job described by a file; return the process's exit code."""
     job = json.loads(path.read_text(encoding="utf-8"))
+    SPENT.begin(psutil.Process().create_time())
     signal.signal(signal.SIGTERM, _stop)
     die_with_parent(job.get("parent"))
     emit = Events(path.parent / "events.jsonl")
@@ -98,6 +101,8 @@ def main(path: Path) -> int:
         traceback.print_exc()
         emit("failed", reason=_one_line(error))
         return 1
+    finally:
+        emit("spent", seconds=SPENT.told())
     return 0
 
 
@@ -142,7 +147,8 @@ def _reference(job: dict[str, Any], device: torch.device, emit: Events) -> None:
         emit("phase", phase=f"scoring {floor['name']}", fraction=0.0)
         make = fresh_draw if floor["name"] == "floor_fresh" else floor_draw
         draw = make(suite, data, split, protocol)
-        scores, replicates = scorer.score(draw, conditional=True, emit=emit)
+        with SPENT.on("scoring"):
+            scores, replicates = scorer.score(draw, conditional=True, emit=emit)
         rows, more = utility.score(utility.floor(floor["name"]))
         scores, replicates = scores + rows, replicates | more
         run = Path(floor["run"])
@@ -529,9 +535,10 @@ def _evaluate(
             return maker.draw(labels, job["seed"], -1)  # a stream that no scored draw has
         return generate(maker, labels, job["seed"], "utility", device=device), labels
 
-    scores, replicates = scorer.score(draw, conditional=maker.conditional, emit=emit)
-    if isinstance(maker, GenerativeModel):
-        scores += scorer.reconstructions(maker, device)
+    with SPENT.on("scoring"):
+        scores, replicates = scorer.score(draw, conditional=maker.conditional, emit=emit)
+        if isinstance(maker, GenerativeModel):
+            scores += scorer.reconstructions(maker, device)
     if maker.conditional:
         rows, more = Utility(folder, job["reference_id"], suite, data, split, device, emit).score(make)
         scores, replicates = scores + rows, replicates | more
@@ -554,7 +561,8 @@ def _evaluate_translator(
     device: torch.device,
     emit: Events,
 ) -> None:
-    found = evaluate_translator(model, scorer, protocol, data, split, job["seed"], device, emit)
+    with SPENT.on("scoring"):
+        found = evaluate_translator(model, scorer, protocol, data, split, job["seed"], device, emit)
     sheet = grid(pairs_shown(model, data, split, job["seed"], device), columns=8)
     write_with(run / "samples.png", lambda file: sheet.save(file, format="PNG"))
     _write_evaluation(run, {**base, "eval_id": job["eval_id"], "translation": found[2]}, *found[:2])

@@ -20,6 +20,7 @@ from bench.model import GenerativeModel, Translator
 from bench.per_class import PerClass
 from bench.registry import GENERATORS, suggestion
 from bench.seeds import Name, forked, torch_rng
+from bench.spent import SPENT
 from bench.store import read_json, there, write_bytes, write_with
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def generate_on_device(
     for start in range(0, len(labels), CHUNK):
         part = torch.from_numpy(np.asarray(labels[start : start + CHUNK], dtype=np.int64)).to(device)
         # what a family draws from torch's global state would differ from run to run: pin it as well
-        with torch.no_grad(), forked(seed, *names, start), lowered:
+        with SPENT.on("sampling"), torch.no_grad(), forked(seed, *names, start), lowered:
             images = model.sample(part, torch_rng(seed, *names, start))
         chunks.append(quantised(images, (len(part), *model.shape), "sample"))
     return torch.cat(chunks)

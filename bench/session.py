@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import psutil
+
 from bench.data.dataset import ImageDataset, prepare_dataset
 from bench.data.duplicates import Pair
 from bench.data.splits import Split
@@ -24,7 +26,8 @@ from bench.plan import Plan, Row, default_threads, make_plan, resolve_device
 from bench.recovery import recover
 from bench.registry import SOURCES, suggestion
 from bench.search import Search
-from bench.store import Store, diverged, evaluated, read_json, write_bytes, write_json
+from bench.spent import SPENT
+from bench.store import SESSION_EVENTS, Events, Store, diverged, evaluated, read_json, write_bytes, write_json
 from bench.studies import Searching, reason_of, renew_record, settled, with_best
 from bench.suite import Suite
 from bench.track import Tracker, default_uri
@@ -136,13 +139,29 @@ def run(
     store = Store(out, suite.name)
     store.prepare()
     with locked(store.folder, wait=wait, say=display.note):
-        return _run(suite, out, store, only, workers, device, display)
+        created = psutil.Process().create_time()
+        SPENT.begin(created)
+        tell = Events(store.folder / SESSION_EVENTS)
+        tell("session", began=created, workers=workers)
+        try:
+            return _run(suite, out, store, only, workers, device, display, tell)
+        finally:
+            tell("spent", seconds=SPENT.told())
+            tell.close()
 
 
 def _run(
-    suite: Suite, out: Path, store: Store, only: Sequence[str], workers: int, device: str, display: Display
+    suite: Suite,
+    out: Path,
+    store: Store,
+    only: Sequence[str],
+    workers: int,
+    device: str,
+    display: Display,
+    tell: Events,
 ) -> Outcome:
-    prepared = prepare(suite, out, device, display.preparing)
+    with SPENT.on("data"):
+        prepared = prepare(suite, out, device, display.preparing)
     plan = prepared.plan
     recover(plan, display.warn)
     _write_plan(prepared, store)
@@ -163,7 +182,7 @@ def _run(
     reference = _reference_job(prepared)
     outcome = Outcome(store.folder)
     if pending or reference:
-        _execute(prepared, store, out, reference, pending, workers, display, outcome)
+        _execute(prepared, store, out, reference, pending, workers, display, outcome, tell)
     elif _report_is_stale(plan):
         _build_report(plan)
     done = [row.name for row in plan.trainings if row.finished and row not in pending]
@@ -281,6 +300,7 @@ def _execute(
     workers: int,
     display: Display,
     outcome: Outcome,
+    tell: Events,
 ) -> None:
     tracking = prepared.suite.tracking
     uri = tracking.uri or default_uri(out)
@@ -293,6 +313,7 @@ def _execute(
             nonlocal position
             if event["type"] == "start":
                 position += 1
+                began[job.name] = event["time"]
                 if (row := rows.get(job.name)) is not None:
                     _forget_failure(row)
                 display.started(job.name, position, count)
@@ -303,6 +324,8 @@ def _execute(
                 said[job.name] = event["reason"]
             if event["type"] == "end":
                 outcome.did += 1
+                where = job.folder.resolve().relative_to(store.folder.resolve()).as_posix()
+                tell("job_end", name=job.name, folder=where, started=began[job.name])
                 if (row := rows.get(job.name)) is not None:
                     silent = f"the job's process ended without a word; its log: {job.folder / 'log.txt'}"
                     display.ended(job.name, _settle(row, event["reason"] or silent))
@@ -312,13 +335,16 @@ def _execute(
 
         rows: dict[str, Row] = {}
         said: dict[str, str] = {}
+        began: dict[str, float] = {}
         if reference:
-            run_jobs([reference], 1, on_event)
+            with SPENT.on("jobs"):
+                run_jobs([reference], 1, on_event)
             state = read_json(store.reference) or {}
             if state.get("reference_id") != prepared.plan.reference_id:
                 raise BenchError(f"{reference.name}: {said.get(reference.name) or reference.reason()}")
             display.ended(reference.name, "finished")
-        outcome.did += _search(prepared, pending, workers, display)
+        with SPENT.on("search"):
+            outcome.did += _search(prepared, pending, workers, display)
         ready = []
         for row in pending:
             if row.search and (reason := reason_of(row.search)) is not None:
@@ -326,7 +352,8 @@ def _execute(
             else:
                 ready.append(with_best(row))
         rows = {f"{row.name} seed {row.seed}": row for row in ready}
-        run_jobs([_training_job(prepared, row) for row in ready], workers, on_event)
+        with SPENT.on("jobs"):
+            run_jobs([_training_job(prepared, row) for row in ready], workers, on_event)
         _build_report(prepared.plan)
     finally:
         if tracker:
@@ -377,7 +404,9 @@ def _build_report(plan: Plan) -> None:
     from bench.report.page import write_report
 
     folder, files = plan.store.folder, _shown(plan)
-    names = [path.relative_to(folder).as_posix() for path in write_report(folder).files]
+    with SPENT.on("report"):
+        written = write_report(folder).files
+    names = [path.relative_to(folder).as_posix() for path in written]
     write_json(folder / "report.json", {"schema": 1, "files": files, "written": _written(folder, names)})
 
 

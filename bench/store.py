@@ -125,6 +125,10 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) and value.get("schema", SCHEMA) == SCHEMA else None
 
 
+SESSION_EVENTS = "session.jsonl"
+"""What the command itself did and when, beside the folders of the jobs."""
+
+
 class Events:
     """The growing record of one job: a line of JSON per event, read by the parent while the job runs."""
 

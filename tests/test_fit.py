@@ -183,7 +183,7 @@ def test_average_follows_its_formula(data):
     expected = 0.0
     for update in range(1, 6):
         nn.init.constant_(model.weight, float(update))
-        average.update(model)
+        average.update()
         decay = min(0.5, (1 + update) / (10 + update))
         expected = decay * expected + (1 - decay) * update
     assert average.state["weight"].item() == pytest.approx(expected, rel=1e-6)

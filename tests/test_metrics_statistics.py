@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.metrics import memorization
 from bench.metrics.statistics import (
     bootstrap_indices,
     feature_matrix,
@@ -100,3 +101,10 @@ def test_intervals_over_subjects_cover_and_intervals_over_images_do_not():
 def test_unfit_features_are_named(values, message):
     with pytest.raises(ValueError, match=message):
         feature_matrix(values, "real")
+
+
+@pytest.mark.parametrize("values", [[3.0], [2.0, 2.0], [5.0, 1.0, 5.0, 2.0, 5.0], list(np.arange(20) % 7 * 0.1)])
+def test_ranks_are_scipys(values):
+    from scipy.stats import rankdata
+
+    assert memorization._ranks(np.array(values)).tolist() == rankdata(values).tolist()

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.errors import UnavailableError
+from bench.spent import SPENT
 
 if TYPE_CHECKING:
     from bench.metrics.domain import DomainFeatures as DomainFeatures
@@ -83,6 +84,7 @@ class FeatureExtractor(ABC):
     def _extract(self, images: UInt8[Tensor, "n c h w"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n k"] | None]:
         """Return features and logits of one full batch that lies on the device; called without gradients."""
 
+    @SPENT.on("extraction")
     def __call__(self, images: Images | UInt8[Tensor, "n c h w"]) -> Extracted:
         """Extract features of uint8 images [n, C, H, W]: an array, or a tensor on any device, which stays where it is.
 

@@ -36,7 +36,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
 
 from bench.metrics.records import FEW_TRAINING, FEW_VALIDATION
 from bench.metrics.statistics import Array
@@ -190,12 +189,18 @@ def _mann_whitney_z(generated: Array, validation: Array, effect_generated: float
     number. A side of correlated images counts for as many fewer as its design effect says.
     """
     n, m = len(generated), len(validation)
-    ranks = rankdata(np.concatenate([generated, validation]))
+    ranks = _ranks(np.concatenate([generated, validation]))
     share = (ranks[:n].sum() - n * (n + 1) / 2) / (n * m)
     _, ties = np.unique(ranks, return_counts=True)
     kept = 1 - float((ties.astype(np.float64) ** 3 - ties).sum()) / ((n + m) ** 3 - (n + m))
     variance = kept * (effect_generated / n + effect_validation / m + 1 / (n * m)) / 12
     return float((share - 0.5) / np.sqrt(variance)) if variance > 0 else 0.0
+
+
+def _ranks(values: Array) -> Array:
+    """Return ranks from 1 on, ties sharing their mean: SciPy's `rankdata`, whose module takes 0.6 s to import."""
+    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[which]
 
 
 def _design_effect(values: Array, subjects: ArrayLike | None) -> float:
@@ -205,7 +210,7 @@ def _design_effect(values: Array, subjects: ArrayLike | None) -> float:
     _, owner = np.unique(np.asarray(subjects), return_inverse=True)
     if len(owner) != len(values):
         raise ValueError(f"{len(owner)} subjects for {len(values)} images")
-    centred = rankdata(values) - (len(values) + 1) / 2
+    centred = _ranks(values) - (len(values) + 1) / 2
     total = float((centred**2).sum())
     sums = np.bincount(owner, weights=centred)
     return max(1.0, float((sums**2).sum()) / total) if total > 0 else 1.0
