@@ -15,9 +15,9 @@ import psutil
 import pytest
 from command_line import bench, make_images, scores, start
 
-from bench.errors import InputError
+from bench.errors import BenchError, InputError
 from bench.executors.jobs import Claim, Job
-from bench.executors.ray import Cluster, _Placed
+from bench.executors.ray import Cluster, _at_home, _home, _Placed, _work
 from bench.store import Events, Tail
 
 SUITE = """
@@ -127,7 +127,7 @@ def test_the_results_are_the_local_ones_whatever_is_lost_on_the_way(cluster, tmp
     # interrupted: every job leaves a checkpoint, nothing stays behind
     process = start(*on_ray, cwd=tmp_path, log=log)
     first, _ = first_at_work(out, process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)  # which Ray would take for itself
     assert process.wait(60) == 130, log.read_text()
     assert list(out.glob(f"spread/runs/{first}-*/unfinished.safetensors"))
     assert not jobs_in(tmp_path)
@@ -206,6 +206,19 @@ def test_an_address_without_a_cluster_is_one_line(address, said):
 def test_an_address_is_for_ray(tmp_path):
     done = bench("run", "smoke", "--address", "head:6379", cwd=tmp_path, check=2)
     assert "add --executor ray" in done.stderr
+
+
+def test_a_node_that_is_not_like_the_command_says_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    home = _home()
+    assert _at_home(home, max, 1, 2) == 2
+    with pytest.raises(BenchError, match=r"the node \S+ has medgenbench \S+, the command 99.0"):
+        _at_home((home[0], "99.0"), max, 1, 2)
+    with pytest.raises(BenchError, match=r"does not see /nowhere/at/all \(No such file.*that all nodes share"):
+        _at_home(("/nowhere/at/all", home[1]), max, 1, 2)
+    job = Job("x", tmp_path, {"results": str(tmp_path), "data": "/nowhere/data"}, 1)
+    with pytest.raises(BenchError, match=r"does not see /nowhere/data \(no such folder\).*BENCH_CACHE"):
+        _work(job)
 
 
 class Laid(Cluster):

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bench import __version__
 from bench.errors import BenchError, InputError
 from bench.executors.jobs import Claim, Job, OnEvent
 from bench.executors.local import POLL_SECONDS, STOP_SECONDS, run_jobs
@@ -55,6 +56,7 @@ class Cluster:
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would tell its makers
         os.environ.setdefault("RAY_worker_niceness", "0")  # of a cluster started here: a job is as nice as a local one
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
         os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".*")  # Ray would print its own words into the display
         try:
             import ray
@@ -72,10 +74,13 @@ class Cluster:
             how["address"] = self.address
         try:
             self._ray.init(**how)
-        except Exception as error:  # Ray raises many kinds; all mean that there is no cluster to be had
+        except BaseException as error:  # Ray raises many kinds; all mean that there is no cluster to be had
             self.__exit__()
+            if not isinstance(error, Exception):
+                raise
             where = f"no Ray cluster at {self.address}" if self.address else "no Ray cluster could be started here"
-            raise InputError(f"--executor ray: {where}: {_first_line(error)}") from None
+            token = "" if "RAY_AUTH_MODE" in os.environ else "; one that asks for a token takes RAY_AUTH_MODE=token"
+            raise InputError(f"--executor ray: {where}: {_first_line(error)}{token if self.address else ''}") from None
         finally:
             for number, handler in handlers.items():  # Ray sets its own, which end the process without a word to jobs
                 signal.signal(number, handler)
@@ -119,10 +124,12 @@ class Cluster:
         """
         remote = self._ray.remote(_at_home).options(**self._options(claim, 0))
         try:
-            return self._ray.get(remote.remote(str(Path.cwd()), function, *arguments))
-        except self._ray.exceptions.RayTaskError as error:
-            cause = error.cause if isinstance(error.cause, BenchError) else None
-            raise cause or BenchError(f"on a node of the cluster: {_first_line(error.cause or error)}") from None
+            return self._ray.get(remote.remote(_home(), function, *arguments))
+        except self._ray.exceptions.RayError as error:
+            cause = getattr(error, "cause", None) or error
+            if isinstance(cause, BenchError):
+                raise cause from None
+            raise BenchError(f"on a node of the cluster: {_first_line(cause)}") from None
 
     def run(self, jobs: Sequence[Job], on_event: OnEvent, workers: int | None = None) -> None:
         """Run the jobs; see `bench.executors.jobs.Executor`.
@@ -167,7 +174,7 @@ class Cluster:
         tail = Tail(home.folder / "events.jsonl", from_end=True)
         # what is lost is begun again from here, where it is told and counted
         how = {**self._options(job.claim, job.need_bytes), "max_retries": 0, "scheduling_strategy": "SPREAD"}
-        reference = self._ray.remote(_at_home).options(**how, name=job.name).remote(str(Path.cwd()), _work, home)
+        reference = self._ray.remote(_at_home).options(**how, name=job.name).remote(_home(), _work, home)
         return _Placed(job, reference, tail, losses)
 
     def _options(self, claim: Claim, need_bytes: int) -> dict[str, float]:
@@ -252,8 +259,20 @@ class _Placed:
             yield event
 
 
-def _at_home(folder: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """On a node: call a function in the folder where the command was given, from which relative paths count."""
+def _home() -> tuple[str, str]:
+    """Where the command was given, from which relative paths count, and of which version it is."""
+    return str(Path.cwd()), __version__
+
+
+def _at_home(home: tuple[str, str], function: Callable[..., Any], *arguments: Any) -> Any:
+    """On a node: call a function there.
+
+    Raises:
+        BenchError: the node has no such folder, or another version.
+    """
+    folder, version = home
+    if version != __version__:
+        raise BenchError(f"the node {platform.node()} has medgenbench {__version__}, the command {version}")
     try:
         os.chdir(folder)
     except OSError as error:
@@ -318,4 +337,6 @@ def _reach(address: str) -> None:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    advice = "; every node needs the same packages: ray start from the environment that has them"
+    return line + (advice if "No module named" in line else "")
