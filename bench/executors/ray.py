@@ -56,7 +56,6 @@ class Cluster:
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would tell its makers
         os.environ.setdefault("RAY_worker_niceness", "0")  # of a cluster started here: a job is as nice as a local one
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
         os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".*")  # Ray would print its own words into the display
         try:
             import ray
