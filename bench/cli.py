@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 from functools import partial
 from pathlib import Path
@@ -13,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from bench.commands_data import data_app, init
+from bench.commands_run import DeviceOption, OutOption, SetOption, check, make_console, run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rich.console import Console
 
 app = typer.Typer(
     name="bench",
@@ -30,14 +29,7 @@ app = typer.Typer(
 
 app.add_typer(data_app, name="data")
 app.command()(init)
-
-WIDTH_OF_FILES = 160
-"""Columns of a table that no terminal bounds."""
-
-SuiteArgument = Annotated[Path, typer.Argument(help="a suite file, or the name of a shipped suite")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="K=V", help="override a key: evaluation.draws=5")]
-OutOption = Annotated[Path, typer.Option("--out", help="folder of all results")]
-DeviceOption = Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="where to train")]
+app.command()(run)
 
 
 def _version(value: bool) -> None:
@@ -61,48 +53,6 @@ def _root(
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
-
-
-def _console(stderr: bool = False) -> Console:
-    from rich.console import Console
-
-    console = Console(stderr=stderr)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = WIDTH_OF_FILES
-    return console
-
-
-@app.command()
-def run(
-    suite: SuiteArgument,
-    overrides: SetOption = None,
-    only: Annotated[list[str] | None, typer.Option("--only", metavar="NAME", help="run only this row")] = None,
-    out: OutOption = Path("results"),
-    workers: Annotated[int, typer.Option(min=1, help="jobs at once; costs are comparable only with 1")] = 1,
-    device: DeviceOption = "auto",
-    wait: Annotated[bool, typer.Option("--wait", help="wait for another run that is at work in this folder")] = False,
-) -> None:
-    """Train, score and report; what is finished is not computed again, what was interrupted goes on."""
-    try:
-        from bench import session
-        from bench.display import make_display, results_table
-        from bench.suite import load_suite, resolve
-
-        checked = resolve(load_suite(suite, overrides or ()), suite)
-        console = _console()
-        how: dict[str, Any] = {"only": only or (), "workers": workers, "device": device, "wait": wait}
-        with make_display(console) as display:
-            outcome = session.run(checked, out, display=display, **how)
-    except KeyboardInterrupt:  # the command line library would end without a word
-        typer.echo("bench: interrupted; what is finished stays, and the same command continues", err=True)
-        raise typer.Exit(130) from None
-    if (table := results_table(outcome.folder)) is not None:
-        console.print(table)
-    console.print(f"report: {outcome.folder / 'report.html'}", highlight=False, soft_wrap=True)
-    for name, reason in outcome.bad.items():
-        console.print(f"{name}: {reason}", highlight=False, markup=False, soft_wrap=True)
-    if outcome.bad:
-        raise typer.Exit(1)
 
 
 @app.command()
@@ -168,7 +118,7 @@ def evaluate(
         subject_pattern=subject_pattern, extractors=extractors,
     )  # fmt: skip
     check_writable(out)
-    console = _console()
+    console = make_console()
     try:
         with make_display(console) as display:
             shown = partial(display.progress, "evaluate")
@@ -186,7 +136,7 @@ def _rescore(run: Path, overrides: Sequence[str], out: Path, device: str) -> Non
     from bench.display import make_display, results_table
     from bench.rescore import rescore
 
-    console = _console()
+    console = make_console()
     with make_display(console) as display:
         outcome = rescore(run, overrides, out, device=device, display=display)
     if (table := results_table(outcome.folder)) is not None:
@@ -196,35 +146,7 @@ def _rescore(run: Path, overrides: Sequence[str], out: Path, device: str) -> Non
         raise typer.Exit(1)
 
 
-@app.command()
-def check(
-    suite: SuiteArgument, overrides: SetOption = None, out: OutOption = Path("results"), device: DeviceOption = "auto"
-) -> None:
-    """Validate a suite, show what it would do, estimate time and disk; run nothing."""
-    from bench import session
-    from bench.divide import remarks
-    from bench.estimate import estimate
-    from bench.suite import load_suite, resolve
-
-    console = _console()
-    checked = resolve(load_suite(suite, overrides or ()), suite)
-    prepared = session.prepare(checked, out, device)
-    data, split, plan = prepared.data, prepared.split, prepared.plan
-    console.print(
-        f"{checked.name}: {len(data):,} images {data.shape}, {data.title}; training {len(split.train):,}, "
-        f"validation {len(split.validation):,}, test {len(split.test):,} (by {split.by})",
-        highlight=False,
-    )
-    for note in remarks(data, split, prepared.duplicates):
-        console.print(f"warning: {note}", highlight=False, markup=False)
-    rows = estimate(
-        prepared, lambda row: console.print(f"  {row.name:<32} {row.state:<22} {row.text}", highlight=False)
-    )
-    console.print(
-        f"estimated: {rows.minutes:.1f} minutes, {rows.megabytes:,.1f} MB in {plan.store.folder}, "
-        f"{rows.memory / 1e9:.1f} GB of memory for the largest job",
-        highlight=False,
-    )
+app.command()(check)
 
 
 @app.command(name="list")
@@ -295,7 +217,7 @@ def compare(
     if out is not None and out.suffix not in (".md", ".csv"):
         raise InputError(f"--out {out}: name a file that ends in .md or .csv")
     found = beside(first, second)
-    console = _console()
+    console = make_console()
     for warning in found.warnings:
         console.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
     for table in [differences(found), *tables(found, everything=classes)]:

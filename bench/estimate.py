@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import heapq
 import math
 import time
 from collections.abc import Callable
@@ -29,9 +30,10 @@ from bench.registry import GENERATORS
 from bench.sampling import generate
 from bench.search import Search
 from bench.seeds import forked
-from bench.session import Prepared
+from bench.session import Prepared, prepare
 from bench.store import diverged
 from bench.studies import settled
+from bench.suite import Suite
 from bench.translate import translated_draw
 from bench.utility import asked, estimated_seconds, wanted_labels
 
@@ -69,6 +71,8 @@ class RowEstimate:
     """What stays on disk."""
     memory: int = 0
     """Peak of its process; 0 where nothing is to be trained."""
+    stage: int = 2
+    """0 for the real side, 1 for searches, 2 for trainings: a stage begins when the one before it has ended."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,17 @@ class Estimate:
     rows: list[RowEstimate]
     minutes: float
     megabytes: float
+
+    def minutes_of(self, at_once: int) -> float:
+        """Wall-clock with so many jobs at once: each stage's begin in order, whenever a place is free."""
+        total = sum(row.seconds for row in self.rows if row.stage == 0)
+        for stage in (1, 2):
+            ends = [0.0] * at_once
+            for row in self.rows:
+                if row.stage == stage:
+                    heapq.heapreplace(ends, ends[0] + row.seconds)
+            total += max(ends)
+        return total / 60
 
     @property
     def memory(self) -> int:
@@ -114,6 +129,11 @@ def estimate(prepared: Prepared, tell: Callable[[RowEstimate], None] = lambda ro
     return Estimate(rows, seconds / 60, sum(row.bytes for row in rows) / 1e6)
 
 
+def estimate_anew(suite: Suite, out: Path, device: str) -> Estimate:
+    """Prepare the suite where this is called, on a cluster's node say, and estimate it there."""
+    return estimate(prepare(suite, out, device))
+
+
 def _row(prepared: Prepared, row: Row, seen: dict[str, tuple[float, float, int, int]]) -> RowEstimate:
     name = f"{row.name} seed {row.seed}"
     if row.finished:
@@ -131,7 +151,7 @@ def _row(prepared: Prepared, row: Row, seen: dict[str, tuple[float, float, int, 
     kept = RECORD_BYTES + len(protocol.labels(True)) * math.prod(prepared.data.shape)  # and the first draw's images
     if row.spec is None:
         seconds = REFERENCE_SECONDS / 2 + scoring
-        return RowEstimate(name, "to score", f"about {seconds:.0f} s", seconds, kept)
+        return RowEstimate(name, "to score", f"about {seconds:.0f} s", seconds, kept, stage=0)
     if row.spec.folder is not None:
         return RowEstimate(name, "to score", f"about {scoring:.0f} s", scoring, kept)
     key = row.spec.model_dump_json(exclude={"label"})
@@ -159,7 +179,7 @@ def _trials(
     looks = spec.points * min(spec.samples, len(prepared.split.validation)) * (sampling + extraction)
     seconds = spec.trials * (START_SECONDS + each + looks)
     text = f"about {seconds:.0f} s for {spec.trials} trials of {search.images_seen:,} images"
-    return RowEstimate(f"{row.name} tuning", "to search", text, seconds, 100_000, memory)
+    return RowEstimate(f"{row.name} tuning", "to search", text, seconds, 100_000, memory, stage=1)
 
 
 def _timed(

@@ -56,7 +56,7 @@ from bench.registry import GENERATORS
 from bench.sampling import check_determinism, generate, generate_on_device, grid, load_model
 from bench.seeds import derive, forked
 from bench.spent import SPENT
-from bench.store import Events, set_aside, write_bytes, write_json, write_with
+from bench.store import Events, diverged, set_aside, trained, write_bytes, write_json, write_with
 from bench.suite import Suite
 from bench.translate import evaluate_translator, pairs_shown, translated_draw
 from bench.usage import Usage
@@ -184,7 +184,7 @@ def _generator(job: dict[str, Any], device: torch.device, emit: Events) -> None:
     suite, data, split, folder = _open(job)
     run = Path(job["run"])
     base = {"schema": 1, "train_id": job["train_id"], "generator": job["row"], "seed": job["seed"]}
-    if job["train"]:
+    if job["train"] and not trained(run):  # a job that was lost after its training, and begun again, has one
         started = {**base, "family": job["generator"]["name"], "role": job["role"], "commit": commit()}
         try:
             take = _take_in if job["role"] == "external" else _train
@@ -200,6 +200,8 @@ def _generator(job: dict[str, Any], device: torch.device, emit: Events) -> None:
         if changed := settle(job["threads"]):
             text = f"the family changed torch's {', '.join(changed)} for its whole process: set back before scoring"
             emit("warning", text=text)
+    if diverged(run):
+        return
     try:
         _evaluate(job, base, suite, data, split, folder, run, device, emit)
     except InterruptedJobError:

@@ -20,7 +20,8 @@ from bench.data.duplicates import Pair
 from bench.data.splits import Split
 from bench.divide import across, divide, remarks
 from bench.errors import BenchError, InputError
-from bench.executors.local import Job, Limits, run_jobs
+from bench.executors.jobs import Claim, Executor, Job, Limits
+from bench.executors.local import Local
 from bench.lock import locked
 from bench.plan import Plan, Row, default_threads, make_plan, resolve_device
 from bench.recovery import recover
@@ -112,7 +113,7 @@ def run(
     out: Path,
     *,
     only: Sequence[str] = (),
-    workers: int = 1,
+    executor: Executor | None = None,
     device: str = "auto",
     wait: bool = False,
     display: Display,
@@ -123,7 +124,7 @@ def run(
         suite: with hyper-parameters filled in.
         out: root of the results.
         only: rows to run; the others stay as they are.
-        workers: jobs at once. Costs are only comparable with one.
+        executor: where jobs run; one at a time on this machine if left out. Costs are only comparable of jobs alone.
         device: 'auto', 'cpu' or 'cuda'.
         wait: whether to wait for another run that is at work in the same folder.
         display: is told what happens.
@@ -141,10 +142,11 @@ def run(
     with locked(store.folder, wait=wait, say=display.note):
         created = psutil.Process().create_time()
         SPENT.begin(created)
+        executor = executor or Local()
         tell = Events(store.folder / SESSION_EVENTS)
-        tell("session", began=created, workers=workers)
+        tell("session", began=created, workers=executor.workers)
         try:
-            return _run(suite, out, store, only, workers, device, display, tell)
+            return _run(suite, out, store, only, executor, device, display, tell)
         finally:
             tell("spent", seconds=SPENT.told())
             tell.close()
@@ -155,7 +157,7 @@ def _run(
     out: Path,
     store: Store,
     only: Sequence[str],
-    workers: int,
+    executor: Executor,
     device: str,
     display: Display,
     tell: Events,
@@ -175,14 +177,15 @@ def _run(
     for note in remarks(prepared.data, prepared.split, prepared.duplicates):
         display.warn(note)
 
-    if workers > 1 and workers * plan.threads > (cores := default_threads()):
+    workers, cores = executor.workers, default_threads()
+    if isinstance(executor, Local) and workers and workers > 1 and workers * plan.threads > cores:
         advice = f"threads: {max(1, cores // workers)} in the suite divides them, under ids of their own"
         display.note(f"{workers} workers of {plan.threads} threads share {cores} cores; {advice}")
     pending = [row for row in plan.trainings if not row.finished and (not only or row.name in only)]
     reference = _reference_job(prepared)
     outcome = Outcome(store.folder)
     if pending or reference:
-        _execute(prepared, store, out, reference, pending, workers, display, outcome, tell)
+        _execute(prepared, store, out, reference, pending, executor, display, outcome, tell)
     elif _report_is_stale(plan):
         _build_report(plan)
     done = [row.name for row in plan.trainings if row.finished and row not in pending]
@@ -250,7 +253,7 @@ def _reference_job(prepared: Prepared) -> Job | None:
     floors = [{"name": row.name, "eval_id": row.eval_id, "run": str(row.run.resolve())} for row in pending]
     folder = plan.store.folder / "runs" / f"reference-{plan.reference_id}"
     given = {**_job_spec(prepared), "kind": "reference", "floors": floors}
-    return Job("real data", folder, given, plan.threads, limits=_limits(prepared.suite))
+    return Job("real data", folder, given, plan.threads, limits=_limits(prepared.suite), claim=claim_of(plan))
 
 
 def _training_job(prepared: Prepared, row: Row) -> Job:
@@ -268,14 +271,22 @@ def _training_job(prepared: Prepared, row: Row) -> Job:
         "run": str(row.run.resolve()),
         "train": not row.trained,
     }
-    limits, need = _limits(prepared.suite), _need(prepared, row)
-    return Job(f"{row.name} seed {row.seed}", row.run, spec, prepared.plan.threads, need, limits)
+    limits, need, claim = _limits(prepared.suite), _need(prepared, row), claim_of(prepared.plan)
+    return Job(f"{row.name} seed {row.seed}", row.run, spec, prepared.plan.threads, need, limits, claim)
 
 
 def _limits(suite: Suite) -> Limits:
     given = suite.limits
     seconds, memory = given.minutes and given.minutes * 60, given.memory_gb and given.memory_gb * 1e9
     return Limits(seconds, memory, given.idle_minutes * 60)
+
+
+def claim_of(plan: Plan) -> Claim:
+    """What a cluster's node sets apart for each job of the plan."""
+    given, limit = plan.suite.resources, plan.suite.limits.memory_gb
+    memory = given.memory_gb or limit
+    gpus = given.gpus if plan.device == "cuda" else 0.0
+    return Claim(given.cpus or plan.threads, gpus, int(memory * 1e9) if memory else None)
 
 
 UNKNOWN_NEED = 1_500_000_000
@@ -291,13 +302,18 @@ def _need(prepared: Prepared, row: Row) -> int:
     return int(max(peaks, default=0)) or min(UNKNOWN_NEED, int(limit * 1e9) if limit else UNKNOWN_NEED)
 
 
+def need_of_largest(prepared: Prepared) -> int:
+    """Bytes that the largest training to come counts for in admission; 0 if there is none."""
+    return max((_need(prepared, row) for row in prepared.plan.trainings if not row.finished), default=0)
+
+
 def _execute(
     prepared: Prepared,
     store: Store,
     out: Path,
     reference: Job | None,
     pending: list[Row],
-    workers: int,
+    executor: Executor,
     display: Display,
     outcome: Outcome,
     tell: Events,
@@ -326,6 +342,7 @@ def _execute(
                 outcome.did += 1
                 where = job.folder.resolve().relative_to(store.folder.resolve()).as_posix()
                 tell("job_end", name=job.name, folder=where, started=began[job.name])
+                said.setdefault(job.name, str(event["reason"]))
                 if (row := rows.get(job.name)) is not None:
                     silent = f"the job's process ended without a word; its log: {job.folder / 'log.txt'}"
                     display.ended(job.name, _settle(row, event["reason"] or silent))
@@ -338,13 +355,13 @@ def _execute(
         began: dict[str, float] = {}
         if reference:
             with SPENT.on("jobs"):
-                run_jobs([reference], 1, on_event)
+                executor.run([reference], on_event)
             state = read_json(store.reference) or {}
             if state.get("reference_id") != prepared.plan.reference_id:
-                raise BenchError(f"{reference.name}: {said.get(reference.name) or reference.reason()}")
+                raise BenchError(f"{reference.name}: {said.get(reference.name, 'no reason known')}")
             display.ended(reference.name, "finished")
         with SPENT.on("search"):
-            outcome.did += _search(prepared, pending, workers, display)
+            outcome.did += _search(prepared, pending, executor, display)
         ready = []
         for row in pending:
             if row.search and (reason := reason_of(row.search)) is not None:
@@ -353,7 +370,7 @@ def _execute(
                 ready.append(with_best(row))
         rows = {f"{row.name} seed {row.seed}": row for row in ready}
         with SPENT.on("jobs"):
-            run_jobs([_training_job(prepared, row) for row in ready], workers, on_event)
+            executor.run([_training_job(prepared, row) for row in ready], on_event)
         _build_report(prepared.plan)
     finally:
         if tracker:
@@ -369,7 +386,7 @@ def _shown(plan: Plan) -> dict[str, list[int]]:
     return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in found.items()}
 
 
-def _search(prepared: Prepared, pending: list[Row], workers: int, display: Display) -> int:
+def _search(prepared: Prepared, pending: list[Row], executor: Executor, display: Display) -> int:
     """Run the trials of the rows that are tuned; return how many jobs that took."""
     rows = {row.search.name: row for row in pending if row.search and not settled(row.search)}
     spec = prepared.suite.tuning
@@ -385,7 +402,9 @@ def _search(prepared: Prepared, pending: list[Row], workers: int, display: Displ
     searching = Searching(
         make=make,
         threads=prepared.plan.threads,
-        workers=spec.workers or workers,
+        claim=claim_of(prepared.plan),
+        executor=executor,
+        workers=spec.workers or executor.workers,
         validation=min(spec.samples, len(prepared.split.validation)),
         display=display,
         show=lambda job, event: _show(display, job, event),
@@ -429,7 +448,7 @@ def _show(display: Display, job: Job, event: dict[str, Any]) -> None:
     elif event["type"] == "progress_scores":
         values = ", ".join(f"{name} {value:.3g}" for name, value in event["values"].items())
         display.progress(job.name, "training", -1.0, f"{event['images_seen']:,} images  {values}")
-    elif event["type"] == "warning":
+    elif event["type"] in ("warning", "lost"):
         display.warn(f"{job.name}: {event['text']}")
 
 

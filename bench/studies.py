@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
-from bench.executors.local import Job, run_jobs
+from bench.executors.jobs import Claim, Executor, Job
 from bench.plan import Row
 from bench.search import Search
 from bench.store import read_json, write_bytes, write_json
@@ -65,7 +65,9 @@ class Searching:
     Args:
         make: the specification of a search's trial jobs.
         threads: of a job.
-        workers: trials at once.
+        claim: of a job, on a cluster.
+        executor: runs the jobs.
+        workers: trials at once; None for one of each search at a time, since each learns from those before.
         validation: images that trials are compared with.
         display: is told what happens.
         show: is told every event of a trial's job.
@@ -73,7 +75,9 @@ class Searching:
 
     make: Callable[[Search], dict[str, Any]]
     threads: int
-    workers: int
+    claim: Claim
+    executor: Executor
+    workers: int | None
     validation: int
     display: Display
     show: Callable[[Job, dict[str, Any]], None]
@@ -105,7 +109,7 @@ class Searching:
                 time.sleep(POLL_SECONDS)
                 continue
             before = [_done(study) for study in left]
-            run_jobs(jobs, self.workers, self._on_event)
+            self.executor.run(jobs, self._on_event, self.workers)
             if [_done(study) for study in left] == before:
                 break  # whatever keeps trials from ending would go on to do so
         for study in studies:
@@ -118,10 +122,11 @@ class Searching:
             for number in range(search.spec.trials - count, search.spec.trials):
                 name = f"{search.row} trial {number + 1} of {search.spec.trials}"
                 self._of_job[name] = search
-                job = Job(name, search.folder / "jobs" / f"{number:04d}", self.make(search), self.threads)
+                where, queue = search.folder / "jobs" / f"{number:04d}", None if self.workers else search.name
+                job = Job(name, where, self.make(search), self.threads, claim=self.claim, queue=queue)
                 found.append((number, job))
         self._count = self._position + len(found)
-        if self.workers > 1:
+        if self.workers != 1:
             found.sort(key=lambda item: item[0])
         return [job for _, job in found]
 
@@ -139,6 +144,9 @@ class Searching:
             values = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in told)
             self._reasons.pop(search.name, None)
             self.display.ended(job.name, values or f"{event['state']}: {event['reason']}")
+        elif kind == "lost":
+            if (number := self._taken.pop(job.name, None)) is not None:
+                self._release(search, number)
         elif kind == "failed":
             self._reasons[search.name] = event["reason"]
         elif kind == "end":
@@ -148,6 +156,12 @@ class Searching:
                 self._broken(search, number, job, event)
             write_record(search, self.validation, None)
         self.show(job, event)
+
+    def _release(self, search: Search, number: int) -> None:
+        """A trial whose machine is gone is taken up again at once, and not only when it was silent for long."""
+        from bench.tune import Study
+
+        Study(search).release(number)
 
     def _broken(self, search: Search, number: int, job: Job, event: dict[str, Any]) -> None:
         """A process that ended without a word, out of memory say: its trial would only end so again."""

@@ -281,6 +281,10 @@ class TrackingSpec(_Model):
 
     enabled: bool = True
     uri: str | None = Field(None, description="any MLflow tracking URI; mlflow.db in the results folder if left out")
+    artifacts: str | None = Field(
+        None,
+        description="where MLflow keeps files (s3://..., a folder's file://...), for an experiment that is new there",
+    )
 
 
 class LimitsSpec(_Model):
@@ -289,6 +293,16 @@ class LimitsSpec(_Model):
     minutes: float | None = Field(None, gt=0, description="wall-clock of a job; it goes on from there when run again")
     memory_gb: float | None = Field(None, gt=0, description="memory of a job's own, in 10^9 bytes; not the GPU's")
     idle_minutes: float = Field(30, gt=0, description="without a word and without processor time: it hangs")
+
+
+class ResourcesSpec(_Model):
+    """What a cluster's node sets apart for each job (--executor ray); not part of any id, since it changes no number."""
+
+    cpus: float | None = Field(None, gt=0, description="processors; as many as threads if left out")
+    gpus: float = Field(1, gt=0, le=1, description="share of a GPU, where jobs run on GPUs: 0.5 puts two on each")
+    memory_gb: float | None = Field(
+        None, gt=0, description="in 10^9 bytes; limits.memory_gb if left out, else what a job is expected to need"
+    )
 
 
 class Suite(_Model):
@@ -318,6 +332,7 @@ class Suite(_Model):
     threads: int | None = Field(None, ge=1, le=1024, description="threads of a job; all cores if left out")
     checkpoint_minutes: float = Field(5, gt=0, description="between two checkpoints of an unfinished training")
     limits: LimitsSpec = LimitsSpec()
+    resources: ResourcesSpec = ResourcesSpec()
     patient_images: bool = Field(True, description="whether real images may stand in report and MLflow")
     for_results: bool = Field(True, description="false stamps every output 'not for results'")
 

@@ -19,7 +19,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from bench.database import with_driver
 from bench.errors import InputError
 from bench.search import Range, Search
 from bench.seeds import derive
@@ -138,6 +138,11 @@ class Study:
             self._storage.set_trial_user_attr(self._of(number), "about", {"state": "failed", "reason": reason})
             self._storage.set_trial_state_values(self._of(number), TrialState.FAIL)
 
+    def release(self, number: int) -> None:
+        """Leave a trial whose process is known to be gone to be taken up again."""
+        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+            self._storage.set_trial_state_values(self._of(number), TrialState.WAITING)
+
     def importances(self) -> dict[str, float]:
         """How much of the first objective's variation each hyper-parameter explains (PED-ANOVA); empty for few trials.
 
@@ -189,8 +194,7 @@ class Taken:
         self._signature = {**signature, "time": time.time(), "token": secrets.token_hex(8)}
         trial.set_user_attr("worker", self._signature)
         self._over = threading.Event()
-        if not study._local:
-            threading.Thread(target=self._beat, daemon=True, name="trial-beat").start()
+        threading.Thread(target=self._beat, daemon=True, name="trial-beat").start()
 
     def report(self, images_seen: int, value: float, *, last: bool) -> None:
         """Tell the first objective on the way.
@@ -218,8 +222,7 @@ class Taken:
     def put_back(self) -> None:
         """Leave the trial to be taken up again."""
         self._over.set()
-        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
-            self._study._storage.set_trial_state_values(self._study._of(self.number), TrialState.WAITING)
+        self._study.release(self.number)
 
     def _end(self, state: TrialState, values: Sequence[float] | None, about: dict[str, Any]) -> None:
         self._over.set()
@@ -295,15 +298,6 @@ def _record(trial: FrozenTrial) -> Trial:
     )
 
 
-def _with_driver(url: str) -> str:
-    """Name the PostgreSQL driver that is installed: SQLAlchemy's own choice for 'postgresql://' changed with its 2.1."""
-    if url.startswith("postgresql://"):
-        for driver in ("psycopg2", "psycopg"):
-            if find_spec(driver):
-                return url.replace("postgresql", f"postgresql+{driver}", 1)
-    return url
-
-
 def _open(search: Search) -> optuna.storages.BaseStorage:
     """Open the storage that the suite names.
 
@@ -314,7 +308,7 @@ def _open(search: Search) -> optuna.storages.BaseStorage:
     if name == "journal":
         backend = JournalFileBackend(str(search.folder / "study.journal"))
         return optuna.storages.JournalStorage(backend)
-    url = f"sqlite:///{(search.folder / 'study.db').resolve()}" if name == "sqlite" else _with_driver(name)
+    url = f"sqlite:///{(search.folder / 'study.db').resolve()}" if name == "sqlite" else with_driver(name)
     told = re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", url if name == "sqlite" else name)
     waiting = {"connect_args": {"timeout": 60}} if url.startswith("sqlite:") else {}
     for attempt in range(3):

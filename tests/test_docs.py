@@ -94,7 +94,17 @@ def test_commands_in_the_pages_exist() -> None:
     from typer.main import get_command
 
     known = set(get_command(app).commands)  # type: ignore[attr-defined]
-    own = ("index", "choosing", "scoring", "read_the_report", "protocol", "reproduce", "footguns", "add_a_family")
+    own = (
+        "index",
+        "choosing",
+        "scoring",
+        "read_the_report",
+        "protocol",
+        "reproduce",
+        "footguns",
+        "add_a_family",
+        "cluster",
+    )
     for page in [*(DOCS / f"{name}.md" for name in own), ROOT / "README.md"]:
         text = page.read_text(encoding="utf-8")
         for command in re.findall(r"(?:`|^)(?:python -m )?bench ([a-z-]+)", text, re.MULTILINE):

@@ -116,6 +116,17 @@ def test_one_tree(mirrored):
     assert runs["example"].data.tags["finished"] == "7 of 9"
 
 
+def test_files_go_where_the_suite_says(results):
+    folder = write(results)
+    suite = json.loads((folder / "suite.json").read_text())
+    suite["tracking"] = {**(suite.get("tracking") or {}), "artifacts": (results / "elsewhere").as_uri()}
+    (folder / "suite.json").write_text(json.dumps(suite))
+    sync(folder)
+    assert client(results).get_experiment_by_name("medgenbench").artifact_location == (results / "elsewhere").as_uri()
+    assert list((results / "elsewhere").rglob("result.json"))
+    assert not (results / "mlartifacts").exists()
+
+
 def test_what_failed_is_failed_with_its_reason(mirrored):
     runs = mirrored[3]
     for row, (status, reason) in fixture.ENDINGS.items():

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock
 
+from bench.database import with_driver
 from bench.store import digest, read_json, write_json
 from bench.track.nodes import Content, Node
 from bench.track.numbers import Point, legal, stat_of, time_of
@@ -114,15 +115,8 @@ class Mirror:
         local = self._uri.startswith(("sqlite:", "file:"))
         # two runs that meet a new local store at once would both create its tables
         with FileLock(self._results / "mlflow.db.lock") if local else contextlib.nullcontext():
-            client = MlflowClient(tracking_uri=self._uri)
-            experiment = client.get_experiment_by_name(EXPERIMENT)
-            if experiment is None:
-                location = (self._results / "mlartifacts").resolve().as_uri() if local else None
-                self._experiment = client.create_experiment(
-                    EXPERIMENT, location, {KIND_TAG: "custom_model_development"}
-                )
-            else:
-                self._experiment = experiment.experiment_id
+            client = MlflowClient(tracking_uri=with_driver(self._uri))
+            self._experiment = self._find_experiment(client)
         notes = read_json(self._folder / "mlflow.json") or {}
         if "stores" not in notes:
             notes = {"schema": 1, "folder": uuid.uuid4().hex, "stores": {}}
@@ -131,6 +125,30 @@ class Mirror:
         self._notes, self._marks = notes, notes["stores"].setdefault(store, {})
         self._note()
         self._client = client
+
+    def _find_experiment(self, client: Any) -> str:
+        """The experiment's id; it is made if the store has it not. A server keeps files where it was told to.
+
+        Raises:
+            Exception: whatever MLflow raises if the store does not answer.
+        """
+        from mlflow.exceptions import MlflowException
+
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        if experiment is None:
+            suite = read_json(self._folder / "suite.json") or {}
+            location = (suite.get("tracking") or {}).get("artifacts")
+            if location is None and not self._uri.startswith(("http:", "https:")):
+                location = (self._results / "mlartifacts").resolve().as_uri()
+            try:
+                made: str = client.create_experiment(EXPERIMENT, location, {KIND_TAG: "custom_model_development"})
+                return made
+            except MlflowException:  # another writer made it just now
+                experiment = client.get_experiment_by_name(EXPERIMENT)
+                if experiment is None:
+                    raise
+        found: str = experiment.experiment_id
+        return found
 
     def _note(self) -> None:
         write_json(self._folder / "mlflow.json", self._notes)

@@ -1,0 +1,274 @@
+"""Jobs on a Ray cluster: the local results to the last digit, whatever nodes and processes are lost on the way.
+
+The cluster is real and of several nodes, all on this machine (`ray.cluster_utils`): a raylet each, with workers of its own.
+"""
+
+import json
+import signal
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from command_line import bench, make_images, scores, start
+
+from bench.errors import BenchError, InputError
+from bench.executors.jobs import Claim, Job
+from bench.executors.ray import Cluster, _at_home, _home, _Placed, _work
+from bench.store import Events, Tail
+
+SUITE = """
+name: spread
+data: {source: images, root: images, image_size: [16, 16], subject_pattern: "^(p[0-9]+)"}
+split: {fractions: {train: 0.5, validation: 0.25, test: 0.25}}
+generators:
+  - {name: vae, hyperparameters: {batch_size: 8, width: 4, latent_dim: 4}}
+  - {name: dcgan, hyperparameters: {batch_size: 8, conditional: true, width: 4}}
+  - {name: ddim, hyperparameters: {batch_size: 8, conditional: true, channels: [16, 16], sampling_steps: 5}}
+budget: {images_seen: 3200}
+progress: {points: 3, samples: 20}
+evaluation: {draws: 3, samples_per_draw: 20, few: 12, bootstrap: 20, features: [random]}
+checkpoint_minutes: 0.002
+threads: 1
+tracking: {enabled: false}
+resources: {memory_gb: 0.4}
+"""
+NODE = {"num_cpus": 1, "memory": 500_000_000, "object_store_memory": 100_000_000}
+
+
+class Nodes:
+    """A head that runs nothing, and nodes with room for one job each."""
+
+    def __init__(self, count: int) -> None:
+        from ray.cluster_utils import Cluster as Simulated
+
+        self._cluster = Simulated(initialize_head=True, head_node_args={**NODE, "num_cpus": 0})
+        self._nodes: list[Any] = []
+        for _ in range(count):
+            self.add()
+        self.address = self._cluster.address
+
+    def kill_under(self, process: psutil.Process) -> None:
+        """Kill the node that this process runs on, as a machine dies."""
+        above = {parent.pid for parent in process.parents()}
+        (node,) = [node for node in self._nodes if {one.pid for _, one in node.live_processes()} & above]
+        self._cluster.remove_node(node, allow_graceful=False)
+        self._nodes.remove(node)
+
+    def add(self) -> None:
+        """Bring up another node."""
+        self._nodes.append(self._cluster.add_node(**NODE))
+
+    def shutdown(self) -> None:
+        self._cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    pytest.importorskip("ray", reason="needs Ray: pip install 'medgenbench[ray]'")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_worker_niceness", "0")  # else all else on this machine goes first
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        nodes = Nodes(2)
+        yield nodes
+        nodes.shutdown()
+
+
+def jobs_in(folder: Path) -> list[psutil.Process]:
+    """The processes of the jobs at work below a folder."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        line = process.info["cmdline"] or []
+        if "bench.run" in line and line[-1].startswith(str(folder)):
+            found.append(process)
+    return found
+
+
+def at_work(out: Path) -> dict[str, psutil.Process]:
+    """Row -> the process of its training, of those that have left a checkpoint."""
+    found = {}
+    for process in jobs_in(out):
+        try:
+            run = Path(process.cmdline()[-1]).parent
+        except psutil.Error:
+            continue
+        if (run / "unfinished.safetensors").exists():
+            found[run.name.rsplit("-seed", 1)[0]] = process
+    return found
+
+
+def first_at_work(out: Path, command, *, other_than: str = "") -> tuple[str, psutil.Process]:
+    """Wait for a training that has left a checkpoint; return its row and process."""
+    until = time.monotonic() + 120
+    while time.monotonic() < until and command.poll() is None:
+        for row, process in at_work(out).items():
+            if row != other_than:
+                return row, process
+        time.sleep(0.02)
+    raise AssertionError("no training has left a checkpoint")
+
+
+def told(out: Path, row: str, kind: str) -> list[dict]:
+    lines = [line for path in out.glob(f"spread/runs/{row}-*/events.jsonl") for line in path.read_text().splitlines()]
+    return [event for event in map(json.loads, lines) if event["type"] == kind]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of what Ray's own classes for tests leave open
+def test_the_results_are_the_local_ones_whatever_is_lost_on_the_way(cluster, tmp_path):
+    make_images(tmp_path / "images", 80)
+    (tmp_path / "suite.yaml").write_text(SUITE)
+    log, out = tmp_path / "log.txt", tmp_path / "spread-out"
+    on_ray = ("run", "suite.yaml", "--out", out, "--executor", "ray", "--address", cluster.address)
+
+    # interrupted: every job leaves a checkpoint, nothing stays behind
+    process = start(*on_ray, cwd=tmp_path, log=log)
+    first, _ = first_at_work(out, process)
+    process.send_signal(signal.SIGTERM)  # which Ray would take for itself
+    assert process.wait(60) == 130, log.read_text()
+    assert list(out.glob(f"spread/runs/{first}-*/unfinished.safetensors"))
+    assert not jobs_in(tmp_path)
+
+    # the same command goes on; then a node dies, and then another training's process
+    process = start(*on_ray, cwd=tmp_path, log=log)
+    under, victim = first_at_work(out, process)
+    cluster.kill_under(victim)
+    _, alive = psutil.wait_procs([victim], timeout=20)
+    assert not alive, "the job outlived its node"
+    other, victim = first_at_work(out, process, other_than=under)
+    victim.kill()
+    cluster.add()
+    assert process.wait(300) == 0, log.read_text()
+
+    said = log.read_text()
+    assert "Traceback" not in said
+    assert f"{under} seed 0: lost: its node or its worker is gone" in said
+    assert f"{other} seed 0: lost: its process was killed" in said
+    assert len(told(out, first, "resumed")) >= 1
+    for row in (under, other):
+        assert told(out, row, "resumed")[-1]["step"] > 0, "it went on from a checkpoint"
+        assert len(told(out, row, "placed")) >= 2
+    assert not list(out.rglob("*.part"))
+    assert not list(out.rglob("unfinished.safetensors"))
+    assert not jobs_in(tmp_path)
+
+    # and the local executor computes the same, under the same ids
+    bench("run", "suite.yaml", "--out", "local-out", cwd=tmp_path, check=0)
+    assert scores(out / "spread") == scores(tmp_path / "local-out" / "spread")
+    assert len(scores(out / "spread")) > 50
+    plans = [json.loads((folder / "spread" / "plan.json").read_text()) for folder in (out, tmp_path / "local-out")]
+    assert plans[0] == plans[1]
+    again = bench(*on_ray, cwd=tmp_path, check=0)
+    assert "already finished, not computed again" in again.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_check_counts_the_nodes_and_too_large_a_job_is_one_line(cluster, tmp_path):
+    make_images(tmp_path / "images", 80)
+    (tmp_path / "suite.yaml").write_text(SUITE)
+    on_ray = ("suite.yaml", "--executor", "ray", "--address", cluster.address)
+    checked = bench("check", *on_ray, cwd=tmp_path, check=0)
+    assert "on the cluster: 2 jobs at once on 2 nodes" in checked.stdout
+    large = bench("run", *on_ray, "--set", "resources.cpus=64", cwd=tmp_path, check=2)
+    said = (large.stdout + large.stderr).strip()
+    assert "a job asks for 64 CPUs, 0.4 GB of memory, and no node has that" in said
+    assert not (tmp_path / "results").exists() or not list((tmp_path / "results").rglob("job.json"))
+
+
+# --- without a cluster --------------------------------------------------------------------------------------------------
+
+
+def test_ray_that_is_not_installed_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r"pip install 'medgenbench\[ray\]'"), Cluster(None):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("127.0.0.1:1", "no Ray cluster at 127.0.0.1:1: Connection refused"),
+        ("somewhere", "write it as host:port"),
+        ("ray://head:10001", "give the head's own address"),
+    ],
+)
+def test_an_address_without_a_cluster_is_one_line(address, said):
+    pytest.importorskip("ray", reason="needs Ray: pip install 'medgenbench[ray]'")
+    with pytest.raises(InputError, match=said) as error, Cluster(address):
+        pass
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_an_address_is_for_ray(tmp_path):
+    done = bench("run", "smoke", "--address", "head:6379", cwd=tmp_path, check=2)
+    assert "add --executor ray" in done.stderr
+
+
+def test_a_node_that_is_not_like_the_command_says_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    home = _home()
+    assert _at_home(home, max, 1, 2) == 2
+    with pytest.raises(BenchError, match=r"the node \S+ has medgenbench \S+, the command 99.0"):
+        _at_home((home[0], "99.0"), max, 1, 2)
+    with pytest.raises(BenchError, match=r"does not see /nowhere/at/all \(No such file.*that all nodes share"):
+        _at_home(("/nowhere/at/all", home[1]), max, 1, 2)
+    job = Job("x", tmp_path, {"results": str(tmp_path), "data": "/nowhere/data"}, 1)
+    with pytest.raises(BenchError, match=r"does not see /nowhere/data \(no such folder\).*BENCH_CACHE"):
+        _work(job)
+
+
+class Laid(Cluster):
+    """A cluster of these nodes, on paper."""
+
+    def __init__(self, *nodes: dict[str, float]) -> None:
+        super().__init__("head:6379")
+        self._laid = list(nodes)
+
+    def nodes(self):
+        return self._laid
+
+
+def test_jobs_at_once_are_counted_by_what_is_scarcest():
+    nodes = Laid({"CPU": 8, "GPU": 2, "memory": 64e9}, {"CPU": 4, "memory": 16e9}, {"memory": 1e9})
+    assert nodes.slots(Claim(cpus=2)) == 4 + 2
+    assert nodes.slots(Claim(cpus=1, memory_bytes=int(8e9))) == 8 + 2
+    assert nodes.slots(Claim(cpus=1, gpus=0.5)) == 4
+    assert nodes.slots(Claim(cpus=0.1, gpus=0.1)) == 20, "tenths add up"
+    assert nodes.slots(Claim(cpus=1), need_bytes=int(32e9)) == 2, "an expected need counts"
+    assert nodes.slots(Claim(cpus=1), need_bytes=int(500e9)) == 1, "as far as a node has it"
+    assert nodes.device("auto") == "cuda"
+    assert Laid({"CPU": 4}).device("auto") == "cpu"
+    with pytest.raises(InputError, match=r"a job asks for 16 CPUs, and no node has that \(.*4 CPUs, 16 GB of memory"):
+        nodes.slots(Claim(cpus=16))
+    with pytest.raises(InputError, match="a job asks for 1 CPUs, 1 GPUs, and no node has that"):
+        Laid({"CPU": 4}).slots(Claim(gpus=1))
+
+
+def test_jobs_of_a_queue_follow_each_other_and_others_do_not_wait(tmp_path):
+    jobs = [Job(str(n), tmp_path, {}, 1, queue=queue) for n, queue in enumerate(["a", "a", "b", None, None])]
+    placed = [_Placed(replace(jobs[0], name="x"), None, Tail(tmp_path / "none"), 0)]
+    nodes = Laid()
+    assert [job.name for job in nodes._next(jobs, [], None)] == ["0", "2", "3", "4"]
+    assert [job.name for job in nodes._next(jobs, placed, None)] == ["2", "3", "4"]
+    assert [job.name for job in nodes._next(jobs, placed, 2)] == ["2"]
+
+
+def test_losses_count_from_where_a_job_last_got_further(tmp_path):
+    emit = Events(tmp_path / "events.jsonl")
+    one = _Placed(Job("x", tmp_path, {}, 1), None, Tail(tmp_path / "events.jsonl"), 2)
+    emit("placed", node="here")
+    emit("phase", phase="training", fraction=0.0)
+    assert [event["type"] for event in one.events()] == ["start", "placed", "phase"]
+    emit("placed", node="there")
+    emit("resumed", step=40, images_seen=320)
+    assert [event["type"] for event in one.events()] == ["placed", "resumed"], "it begins once"
+    assert one.losses == 0
+    one.losses = 1
+    emit("resumed", step=40, images_seen=320)
+    list(one.events())
+    assert one.losses == 1, "no further than before"
+    emit.close()
