@@ -167,7 +167,7 @@ class ImageDataset:
             raise InputError(f"{folder}: no complete data set here ({error})") from error
 
 
-def new_pixels(path: Path, dtype: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+def new_pixels(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
     """Return a new array that is a mapped .npy file, with all of its room on the disk taken at once.
 
     Without that, a disk that gets full ends the process without a word, at the first page that has no place (SIGBUS).
