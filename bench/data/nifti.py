@@ -166,8 +166,8 @@ def open_nifti(path: Path) -> NiftiVolume:
             shape = _shape(header.get_data_shape())
             dtype = header.get_data_dtype()
             if dtype.kind not in "iuf" or dtype.itemsize > 8:
-                kind = "colour" if dtype.names else str(dtype)
-                raise UnusableError(f"holds {kind} voxels, not grey values")
+                what = "colour" if dtype.names else str(dtype)
+                raise UnusableError(f"holds {what} voxels, not grey values")
             offset = int(header.get_data_offset())
             slope, intercept = header.get_slope_inter()
             affine = _affine(header)

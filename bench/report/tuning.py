@@ -99,8 +99,9 @@ def _budgets(results: Results, found: Sequence[Study]) -> Table:
         trials = study["trials"]
         ended = [trial for trial in trials if trial["state"] not in ("running", "waiting")]
         default, best = _first(trials[:1]), _first([study["best"]] if study["best"] else [])
-        known = default is not None and best is not None and default > 0  # a kernel distance may lie at 0 or below
-        change = f"{best / default - 1:+.0%}".replace("-", "−") if known else NOTHING
+        change = NOTHING
+        if default is not None and best is not None and default > 0:  # a kernel distance may lie at 0 or below
+            change = f"{best / default - 1:+.0%}".replace("-", "−")
         cells = [
             f"{len(ended)} of {study['search']['spec']['trials']}",
             f"{study['search']['images_seen']:,}",
