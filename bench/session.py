@@ -5,10 +5,11 @@ Decides what is to be done and in which order; training and scoring happen in th
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -140,27 +141,24 @@ def run(
     store = Store(out, suite.name)
     store.prepare()
     with locked(store.folder, wait=wait, say=display.note):
-        created = psutil.Process().create_time()
-        SPENT.begin(created)
-        executor = executor or Local()
-        tell = Events(store.folder / SESSION_EVENTS)
-        tell("session", began=created, workers=executor.workers)
-        try:
-            return _run(suite, out, store, only, executor, device, display, tell)
-        finally:
-            tell("spent", seconds=SPENT.told())
-            tell.close()
+        SPENT.begin(psutil.Process().create_time())
+        return _run(suite, out, store, only, executor or Local(), device, display)
+
+
+@contextlib.contextmanager
+def _accounted(store: Store, executor: Executor) -> Iterator[Events]:
+    """Keep the account of this command's time beside its results; a command that computes nothing leaves none."""
+    tell = Events(store.folder / SESSION_EVENTS)
+    tell("session", began=psutil.Process().create_time(), workers=executor.workers)
+    try:
+        yield tell
+    finally:
+        tell("spent", seconds=SPENT.told())
+        tell.close()
 
 
 def _run(
-    suite: Suite,
-    out: Path,
-    store: Store,
-    only: Sequence[str],
-    executor: Executor,
-    device: str,
-    display: Display,
-    tell: Events,
+    suite: Suite, out: Path, store: Store, only: Sequence[str], executor: Executor, device: str, display: Display
 ) -> Outcome:
     with SPENT.on("data"):
         prepared = prepare(suite, out, device, display.preparing)
@@ -185,7 +183,8 @@ def _run(
     reference = _reference_job(prepared)
     outcome = Outcome(store.folder)
     if pending or reference:
-        _execute(prepared, store, out, reference, pending, executor, display, outcome, tell)
+        with _accounted(store, executor) as tell:
+            _execute(prepared, store, out, reference, pending, executor, display, outcome, tell)
     elif _report_is_stale(plan):
         _build_report(plan)
     done = [row.name for row in plan.trainings if row.finished and row not in pending]

@@ -169,7 +169,7 @@ def test_external_files_are_read_as_they_were_stored(tmp_path):
         (lambda folder: [pictures(folder / name, 2) for name in ("a", "bb")], "'bb' is no class of the data"),
         (lambda folder: (folder / "x.png").write_bytes(b"no image"), "x.png: can't be read"),
         (lambda folder: Image.fromarray(np.full((16, 16), 1000, np.uint16)).save(folder / "y.png"), "more than 8 bits"),
-        (lambda folder: (folder / "images.csv").write_text("file\nx.png\n"), "columns path and label"),
+        (lambda folder: (folder / "images.csv").write_text("file\nx.png\n"), "no column .path."),
         (lambda folder: (folder / "images.csv").write_text("path,label\nx.png,a\n"), "x.png: can't be read"),
     ],
 )
