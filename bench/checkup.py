@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from bench import session
 from bench.doctor import Finding
 from bench.errors import BenchError, InputError
 from bench.estimate import estimate
 from bench.executors.memory import available_bytes
 from bench.metrics.weights import ORIGINS, advice, known_file
+from bench.prepared import prepare
 from bench.suite import Suite, load_suite, resolve
 
 PATIENCE_SECONDS = 5.0
@@ -31,7 +31,7 @@ def examine_suite(path: Path, overrides: Iterable[str], out: Path, device: str) 
         _tracking(suite),
     ]
     try:
-        prepared = session.prepare(suite, out, device)
+        prepared = prepare(suite, out, device)
     except BenchError as error:
         return [*findings, Finding("data", False, _one_line(error), "mend the data or what the suite says of them")]
     findings.append(

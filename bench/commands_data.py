@@ -20,7 +20,7 @@ def prepare(suite: SuiteArgument, overrides: SetOption = None) -> None:
 
     from bench.display import make_display
     from bench.divide import remarks
-    from bench.session import prepare as prepared_suite
+    from bench.prepared import prepare as prepared_suite
     from bench.suite import load_suite
 
     console = Console()
@@ -49,7 +49,7 @@ def show(
 
     from bench.display import make_display
     from bench.overview import counts_table, duplicate_lines, skipped_lines, write_pictures
-    from bench.session import prepare as prepared_suite
+    from bench.prepared import prepare as prepared_suite
     from bench.suite import load_suite
 
     console = Console()

@@ -11,10 +11,10 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bench import session
     from bench.estimate import RowEstimate
     from bench.executors.local import Local
     from bench.executors.ray import Cluster
+    from bench.prepared import Prepared
     from bench.suite import Suite
 
 WIDTH_OF_FILES = 160
@@ -124,20 +124,20 @@ def check(
     device: DeviceOption = "auto",
 ) -> None:
     """Validate a suite, show what it would do, estimate time and disk; run nothing."""
-    from bench import session
+    from bench.prepared import prepare
     from bench.suite import load_suite, resolve
 
     checked = resolve(load_suite(suite, overrides or ()), suite)
     with _executor(executor, address, None) as where:
         there, device = _there(checked, where, device)
-        _check(session.prepare(there, out, device), out, where)
+        _check(prepare(there, out, device), out, where)
 
 
-def _check(prepared: session.Prepared, out: Path, where: Local | Cluster) -> None:
+def _check(prepared: Prepared, out: Path, where: Local | Cluster) -> None:
     from bench.divide import remarks
     from bench.estimate import estimate, estimate_anew
     from bench.executors.local import Local
-    from bench.session import claim_of, need_of_largest
+    from bench.prepared import claim_of, need_of_largest
 
     console, checked = make_console(), prepared.suite
     data, split, plan = prepared.data, prepared.split, prepared.plan

@@ -26,11 +26,11 @@ from bench.metrics.cost import peak_memory_bytes
 from bench.metrics.weights import ORIGINS
 from bench.model import GenerativeModel, Translator
 from bench.plan import Row
+from bench.prepared import Prepared, prepare
 from bench.registry import GENERATORS
 from bench.sampling import generate
 from bench.search import Search
 from bench.seeds import forked
-from bench.session import Prepared, prepare
 from bench.store import diverged
 from bench.studies import settled
 from bench.suite import Suite

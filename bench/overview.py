@@ -16,7 +16,7 @@ from bench.data.dataset import CHUNK, ImageDataset
 from bench.data.duplicates import Pair
 from bench.data.splits import PARTS
 from bench.divide import crossing, remarks, sides_of
-from bench.session import Prepared
+from bench.prepared import Prepared
 from bench.store import write_bytes, write_with
 
 LISTED = 10

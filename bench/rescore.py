@@ -12,6 +12,7 @@ from typing import Any
 
 from bench import session
 from bench.errors import InputError
+from bench.prepared import prepare
 from bench.store import Store, read_json, trained, write_json
 from bench.suite import load_suite
 
@@ -56,7 +57,7 @@ def rescore(
             suite = load_suite(file, overrides)
         except InputError as error:  # the file is of our making: what is wrong was said with --set or another option
             raise InputError(re.sub(re.escape(str(file)) + r"(:\d+)?", str(run), str(error))) from None
-    prepared = session.prepare(suite, out, device, display.preparing)
+    prepared = prepare(suite, out, device, display.preparing)
     now: dict[str, Any] = {"data": prepared.data.fingerprint, "split": prepared.split.hash}
     then = {"data": before.get("data", {}).get("fingerprint"), "split": before.get("split", {}).get("hash")}
     for what in now:

@@ -9,27 +9,25 @@ import contextlib
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import psutil
 
-from bench.data.dataset import ImageDataset, prepare_dataset
-from bench.data.duplicates import Pair
-from bench.data.splits import Split
-from bench.divide import across, divide, remarks
+from bench.divide import across, remarks
 from bench.errors import BenchError, InputError
-from bench.executors.jobs import Claim, Executor, Job, Limits
+from bench.executors.jobs import Executor, Job
 from bench.executors.local import Local
 from bench.lock import locked
-from bench.plan import Plan, Row, default_threads, make_plan, resolve_device
+from bench.plan import Plan, Row, default_threads
+from bench.prepared import Prepared, claim_of, job_spec, prepare, reference_job, training_job
 from bench.recovery import recover
-from bench.registry import SOURCES, suggestion
+from bench.registry import suggestion
 from bench.search import Search
 from bench.spent import SPENT
-from bench.store import SESSION_EVENTS, Events, Store, diverged, evaluated, read_json, write_bytes, write_json
+from bench.store import SESSION_EVENTS, Events, Store, diverged, read_json, write_bytes, write_json
 from bench.studies import Searching, reason_of, renew_record, settled, with_best
 from bench.suite import Suite
 from bench.track import Tracker, default_uri
@@ -60,18 +58,6 @@ class Display(Protocol):
         """The table of the folder has grown."""
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A suite with its data, split and plan."""
-
-    suite: Suite
-    data: ImageDataset
-    data_folder: Path
-    split: Split
-    plan: Plan
-    duplicates: list[Pair]
-
-
 @dataclass
 class Outcome:
     """How a session ended."""
@@ -82,31 +68,6 @@ class Outcome:
     """Rows that did not finish, with the reason."""
     did: int = 0
     """Jobs that were run."""
-
-
-def prepare(suite: Suite, out: Path, device: str, progress: Callable[[int, int], None] | None = None) -> Prepared:
-    """Prepare data and split and lay out the plan; writes nothing into the results.
-
-    Raises:
-        InputError: the data can't be had or split.
-    """
-    options = dict(suite.data)
-    name = options.pop("source")
-    source = SOURCES.get(name)
-    instance = source(source.Options.model_validate(options))
-    data = prepare_dataset(name, instance, progress=progress)
-    folder = Path(data.pixels.filename).parent  # type: ignore[attr-defined]
-    split, duplicates = divide(data, suite.split, folder)
-    plan = make_plan(
-        suite,
-        Store(out, suite.name),
-        fingerprint=data.fingerprint,
-        split_hash=split.hash,
-        simulated=data.simulated,
-        fresh=hasattr(instance, "fresh"),
-        device=resolve_device(device),
-    )
-    return Prepared(suite, data, folder, split, plan, duplicates)
 
 
 def run(
@@ -180,7 +141,7 @@ def _run(
         advice = f"threads: {max(1, cores // workers)} in the suite divides them, under ids of their own"
         display.note(f"{workers} workers of {plan.threads} threads share {cores} cores; {advice}")
     pending = [row for row in plan.trainings if not row.finished and (not only or row.name in only)]
-    reference = _reference_job(prepared)
+    reference = reference_job(prepared)
     outcome = Outcome(store.folder)
     if pending or reference:
         with _accounted(store, executor) as tell:
@@ -222,88 +183,6 @@ def _yaml(content: dict[str, Any]) -> str:
     stream = io.StringIO()
     YAML(typ="safe", pure=True).dump(content, stream)
     return stream.getvalue()
-
-
-def _job_spec(prepared: Prepared) -> dict[str, Any]:
-    plan = prepared.plan
-    return {
-        "suite": prepared.suite.model_dump(mode="json"),
-        "data": str(prepared.data_folder.resolve()),
-        "results": str(plan.store.folder.resolve()),
-        "threads": plan.threads,
-        "device": plan.device,
-        "precision": plan.precision,
-        "reference_id": plan.reference_id,
-    }
-
-
-def _reference_job(prepared: Prepared) -> Job | None:
-    """The job of the real side, or None if it and the floors stand."""
-    plan = prepared.plan
-    record = read_json(plan.store.reference) or {}
-    spec = prepared.suite.evaluation
-    told = record.get("protocol", {})
-    stands = record.get("reference_id") == plan.reference_id
-    stands &= told.get("draws") == spec.draws and told.get("measures") == list(spec.measures)
-    stands &= not prepared.suite.patient_images or (plan.store.folder / "real.npz").exists()
-    pending = [row for row in plan.floors if not evaluated(row.run, row.eval_id)]
-    if stands and not pending:
-        return None
-    floors = [{"name": row.name, "eval_id": row.eval_id, "run": str(row.run.resolve())} for row in pending]
-    folder = plan.store.folder / "runs" / f"reference-{plan.reference_id}"
-    given = {**_job_spec(prepared), "kind": "reference", "floors": floors}
-    return Job("real data", folder, given, plan.threads, limits=_limits(prepared.suite), claim=claim_of(plan))
-
-
-def _training_job(prepared: Prepared, row: Row) -> Job:
-    assert row.spec is not None
-    spec = {
-        **_job_spec(prepared),
-        "kind": "generator",
-        "tuned": row.search.name if row.search else None,
-        "row": row.name,
-        "role": row.role,
-        "seed": row.seed,
-        "generator": row.spec.model_dump(mode="json"),
-        "train_id": row.train_id,
-        "eval_id": row.eval_id,
-        "run": str(row.run.resolve()),
-        "train": not row.trained,
-    }
-    limits, need, claim = _limits(prepared.suite), _need(prepared, row), claim_of(prepared.plan)
-    return Job(f"{row.name} seed {row.seed}", row.run, spec, prepared.plan.threads, need, limits, claim)
-
-
-def _limits(suite: Suite) -> Limits:
-    given = suite.limits
-    seconds, memory = given.minutes and given.minutes * 60, given.memory_gb and given.memory_gb * 1e9
-    return Limits(seconds, memory, given.idle_minutes * 60)
-
-
-def claim_of(plan: Plan) -> Claim:
-    """What a cluster's node sets apart for each job of the plan."""
-    given, limit = plan.suite.resources, plan.suite.limits.memory_gb
-    memory = given.memory_gb or limit
-    gpus = given.gpus if plan.device == "cuda" else 0.0
-    return Claim(given.cpus or plan.threads, gpus, int(memory * 1e9) if memory else None)
-
-
-UNKNOWN_NEED = 1_500_000_000
-"""Bytes that a job counts for in admission until a training of its family was measured in this folder."""
-
-
-def _need(prepared: Prepared, row: Row) -> int:
-    """The peak memory of the same family in this folder, measured, or a guess within the job's own limit."""
-    found = [read_json(path) or {} for path in (prepared.plan.store.folder / "runs").glob("*/result.json")]
-    same = [record for record in found if row.spec and record.get("family") == row.spec.name]
-    peaks = [(record.get("costs") or {}).get("peak_memory_bytes") or 0 for record in same]
-    limit = prepared.suite.limits.memory_gb
-    return int(max(peaks, default=0)) or min(UNKNOWN_NEED, int(limit * 1e9) if limit else UNKNOWN_NEED)
-
-
-def need_of_largest(prepared: Prepared) -> int:
-    """Bytes that the largest training to come counts for in admission; 0 if there is none."""
-    return max((_need(prepared, row) for row in prepared.plan.trainings if not row.finished), default=0)
 
 
 def _execute(
@@ -369,7 +248,7 @@ def _execute(
                 ready.append(with_best(row))
         rows = {f"{row.name} seed {row.seed}": row for row in ready}
         with SPENT.on("jobs"):
-            executor.run([_training_job(prepared, row) for row in ready], on_event)
+            executor.run([training_job(prepared, row) for row in ready], on_event)
         _build_report(prepared.plan)
     finally:
         if tracker:
@@ -396,7 +275,7 @@ def _search(prepared: Prepared, pending: list[Row], executor: Executor, display:
         generator = rows[search.name].spec
         assert generator is not None
         told = {"kind": "trial", "search": search.to_json(), "generator": generator.model_dump(mode="json")}
-        return {**_job_spec(prepared), **told}
+        return {**job_spec(prepared), **told}
 
     searching = Searching(
         make=make,
