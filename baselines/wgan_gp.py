@@ -45,6 +45,7 @@ class WGANGP(DCGAN):
 
     family: ClassVar[str] = "gan"
     source: ClassVar[str] = "Gulrajani et al. 2017"
+    compiles: ClassVar[bool] = False
     conditioning: ClassVar[Literal["always", "never", "optional"]] = "optional"
     version: ClassVar[int] = 2
     presets: ClassVar[dict[str, dict[str, Any]]] = {

@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import torch
 
+from bench.compiled import compile_networks
 from bench.data.dataset import ImageDataset
 from bench.data.splits import Split
 from bench.errors import BenchError, InputError
@@ -213,6 +214,8 @@ def _time(prepared: Prepared, row: Row) -> tuple[float, float, int, int]:
     before = _forget_peak()
     with forked(row.seed, "weights"):
         model: GenerativeModel | Translator = family(data.shape, data.num_classes, hyperparameters).to(device)
+    if prepared.suite.compile:
+        compile_networks(model, device)
     batch = min(hyperparameters.batch_size, len(split.train))
 
     def trained(steps: int) -> Fitted:

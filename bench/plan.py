@@ -207,12 +207,14 @@ def make_plan(
     for spec in suite.generators:
         role, what = _what(spec)
         trials = [conditions, what, precision, *([suite.sampling] if suite.sampling != "natural" else [])]
+        trials += ["compiled"] if suite.compile else []
         search = _search(suite, store, spec, trials) if role in TUNED else None
         if search:
             what = {**what, "search": search.study_id}
         for seed in suite.seeds if spec.folder is None else suite.seeds[:1]:
             trained_by = {"seed": seed, "budget": suite.budget.model_dump(mode="json"), "precision": precision}
             trained_by |= {"sampling": suite.sampling} if suite.sampling != "natural" else {}
+            trained_by |= {"compile": True} if suite.compile else {}
             train_id = digest([conditions, what, trained_by, progress, TRAINING_VERSION])
             if spec.folder is not None:
                 train_id = digest([conditions, what, seed])

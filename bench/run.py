@@ -28,6 +28,7 @@ from safetensors.torch import save
 from bench.checkpoint import FILE as CHECKPOINT
 from bench.checkpoint import InterruptedJobError, Keeper
 from bench.closest import write_closest
+from bench.compiled import compile_networks
 from bench.data.dataset import ImageDataset
 from bench.data.splits import Split
 from bench.divergence import Constancy
@@ -238,6 +239,7 @@ def _train(
         kind = (data.shape, data.num_classes, hyperparameters)
         model: GenerativeModel | Translator = (PerClass(family, *kind) if per_class else family(*kind)).to(device)
     model.sampling_precision = job["precision"] if family.mixed_sampling else "float32"
+    compiled = suite.compile and model.trains and compile_networks(model, device)
     given = suite.budget
     images_seen = given.images_seen or (round(given.epochs * len(split.train)) if given.epochs else None)
     budget = Budget(images_seen, given.minutes * 60 if given.minutes else None)
@@ -288,6 +290,7 @@ def _train(
                 "batch_norm": "evaluation",
                 "precision": job["precision"] if lowered(family, job["precision"]) else "float32",
                 "sampling_precision": model.sampling_precision,
+                "compiled": True if compiled else None,
                 "sampling_of_classes": None if suite.sampling == "natural" else suite.sampling,
                 "unconditional": None if model.conditional and not per_class else spec["unconditional"],
             },
@@ -509,7 +512,9 @@ def _evaluate(
             text = f"{len(maker.images)} images for {suite.evaluation.draws} draws of {len(wanted)}: draws share images"
             emit("warning", text=f"{text}, so that the deviation over draws is too small")
     else:
-        loaded, _ = load_model(run, device)
+        loaded, record = load_model(run, device)
+        if (record.get("policy") or {}).get("compiled"):
+            compile_networks(loaded, device)
         if isinstance(loaded, Translator):
             _evaluate_translator(loaded, scorer, protocol, job, base, data, split, run, device, emit)
             return

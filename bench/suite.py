@@ -327,6 +327,10 @@ class Suite(_Model):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of training; auto is bfloat16 where the processor has it and the family allows it"
     )
+    compile: bool = Field(
+        False,
+        description="networks by torch.compile: faster after a minute's start of every job, but not the same bits",
+    )
     reported: tuple[ReportedSpec, ...] = Field((), description="numbers of a source on its own data, shown apart")
     tracking: TrackingSpec = TrackingSpec()
     threads: int | None = Field(None, ge=1, le=1024, description="threads of a job; all cores if left out")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.compiled import compile_networks
 from bench.data.dataset import ImageDataset
 from bench.data.splits import Split
 from bench.environment import commit
@@ -150,6 +151,8 @@ class TrialRun:
             model: GenerativeModel | Translator = PerClass(family, *kind) if per_class else family(*kind)
             model = model.to(self._device)
         model.sampling_precision = self._job["precision"] if family.mixed_sampling else "float32"
+        if self._job["suite"]["compile"]:
+            compile_networks(model, self._device)
         budget = Budget(self._search.images_seen)
         how: dict[str, Any] = {
             "device": self._device, "precision": self._job["precision"], "sampling": self._job["suite"]["sampling"],
