@@ -41,6 +41,7 @@ class VQVAE(GenerativeModel):
 
     family: ClassVar[str] = "vae"
     source: ClassVar[str] = "van den Oord et al. 2017"
+    compiles: ClassVar[bool] = False  # compiled anew too often: steps took seven times as long
     conditioning: ClassVar[Literal["always", "never", "optional"]] = "optional"
     stages: ClassVar[dict[str, float]] = {"autoencoder": 0.6, "prior": 0.4}
 

@@ -111,7 +111,8 @@ class TrainableModel(nn.Module, ABC):
     mixed_sampling: ClassVar[bool] = False
     """Whether sampling may as well: for samplers of many steps, whose cost is the network's."""
     compiles: ClassVar[bool] = True
-    """Whether its networks may be compiled: not where gradients are differentiated again, as in a gradient penalty."""
+    """Whether its networks may be compiled: not where gradients are differentiated again, as in a gradient
+    penalty, nor where it was seen to slow them down."""
     sampling_precision: str = "float32"
     """How this model draws, "float32" or "bfloat16"; set by the harness and kept with the training."""
 

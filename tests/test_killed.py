@@ -4,6 +4,7 @@ SIGKILL to the command, its jobs and all else it started: nothing can be tidied 
 results.csv but costs, to the last digit, on one processor type with equal threads and packages.
 """
 
+import csv
 import json
 import random
 import shutil
@@ -16,23 +17,21 @@ from command_line import bench, kill_group, make_images, scores, start
 
 KILLS = 25
 SEED = 7
-PHASES = {"training", "evaluating", "writing"}
-TUNING = ""
-"""What the suite says about tuning: with it, trials are killed like everything else."""
 SUITE = """
 name: killed
 data: {source: images, root: images, image_size: [16, 16], subject_pattern: "^(p[0-9]+)"}
 split: {fractions: {train: 0.5, validation: 0.25, test: 0.25}}
 generators:
-  - {name: vae, hyperparameters: {batch_size: 8, width: 4, latent_dim: 4}}
+  - {name: vae, tune: false, hyperparameters: {batch_size: 8, width: 4, latent_dim: 4}}
   - {name: cvae, hyperparameters: {batch_size: 8, width: 4, latent_dim: 4}}
-  - {name: logcosh_cvae, hyperparameters: {batch_size: 8, width: 4, latent_dim: 4}}
-  - {name: gan, hyperparameters: {batch_size: 8, dense_widths: [32], dropout: 0.2}}
+  - {name: logcosh_cvae, tune: false, hyperparameters: {batch_size: 8, width: 4, latent_dim: 4}}
+  - {name: gan, tune: false, hyperparameters: {batch_size: 8, dense_widths: [32], dropout: 0.2}}
   - {name: dcgan, hyperparameters: {batch_size: 8, conditional: true, width: 4}}
-  - {name: wgan_gp, hyperparameters: {batch_size: 8, conditional: true, width: 4, critic_steps: 2}}
-  - {name: vae_gan, hyperparameters: {batch_size: 8, conditional: true, width: 4}}
-  - {name: ddim, hyperparameters: {batch_size: 8, conditional: true, channels: [16, 16], sampling_steps: 5}}
+  - {name: wgan_gp, tune: false, hyperparameters: {batch_size: 8, conditional: true, width: 4, critic_steps: 2}}
+  - {name: vae_gan, tune: false, hyperparameters: {batch_size: 8, conditional: true, width: 4}}
+  - {name: ddim, tune: false, hyperparameters: {batch_size: 8, conditional: true, channels: [16, 16], sampling_steps: 5}}
 budget: {images_seen: 2400}
+tuning: {trials: 2, images_seen: 800, samples: 20, points: 2}
 progress: {points: 3, samples: 20}
 evaluation: {draws: 3, samples_per_draw: 20, few: 12, bootstrap: 20, features: [random]}
 checkpoint_minutes: 0.002
@@ -43,7 +42,7 @@ threads: 1
 @pytest.mark.slow
 def test_killed_at_random_moments_and_continued_the_results_are_the_same(tmp_path, capsys):
     make_images(tmp_path / "images", 80)
-    (tmp_path / "suite.yaml").write_text(SUITE + TUNING)
+    (tmp_path / "suite.yaml").write_text(SUITE)
     started = time.monotonic()
     bench("run", "suite.yaml", "--out", "whole", cwd=tmp_path, check=0)
     whole = time.monotonic() - started
@@ -83,10 +82,12 @@ def test_killed_at_random_moments_and_continued_the_results_are_the_same(tmp_pat
             f"\n{KILLS} kills: {dict(found)} in {dict(families)}; {resumed} times a training went on; {whole:.0f} s whole"
         )
     assert scores(tmp_path / "whole" / "killed") == scores(folder)
+    assert trials(tmp_path / "whole" / "killed") == trials(folder)
     assert len(scores(folder)) > 100
     assert resumed >= 5
     assert found["training"] >= 5
     assert found["evaluating"] >= 3
+    assert found["tuning"] >= 3
     assert not list(folder.rglob("*.part"))
     assert not list(folder.rglob("*.damaged-*"))
     assert not list(folder.rglob("unfinished.safetensors"))
@@ -95,17 +96,29 @@ def test_killed_at_random_moments_and_continued_the_results_are_the_same(tmp_pat
 def events(folder):
     """Every event of every job so far, with the job's folder's name, in the order of their times."""
     told = []
-    for path in folder.glob("runs/*/events.jsonl"):
+    for path in (*folder.glob("runs/*/events.jsonl"), *folder.glob("tuning/*/jobs/*/events.jsonl")):
+        job = path.parent if path.parent.parent.name == "runs" else path.parent.parent.parent
         for line in path.read_text().splitlines():
             try:
-                told.append({**json.loads(line), "job": path.parent.name})
+                told.append({**json.loads(line), "job": job.name, "tuning": job.parent.name == "tuning"})
             except ValueError:
                 continue
     return sorted(told, key=lambda event: event["time"])
 
 
+def trials(folder):
+    """Number, state, values and objectives of every trial: all but the time it took."""
+    told = []
+    for path in sorted(folder.glob("tuning/*/trials.csv")):
+        with path.open(newline="") as file:
+            rows = [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+        told.append((path.parent.name, rows))
+    return told
+
+
 WANTED = [
-    lambda new: any(event["type"] == "progress" for event in new),
+    lambda new: any(event["type"] == "progress" and not event["tuning"] for event in new),
+    lambda new: any(event["type"] == "trial" for event in new),
     lambda new: any(event["type"] == "phase" and event["phase"] == "scoring" for event in new),
     lambda new: any(event["type"] == "progress" and event["fraction"] > 0.5 for event in new),
     lambda new: any(
@@ -122,7 +135,9 @@ def moment_of(folder, new):
     if not told:
         return "starting", "-"
     last = told[-1]
-    row = last["job"].rsplit("-seed", 1)[0]
+    row = last["job"].rsplit("-", 1)[0].rsplit("-seed", 1)[0]
+    if last["tuning"]:
+        return "tuning", row
     if last["type"] in ("progress", "loss", "alive", "progress_scores", "resumed"):
         return ("writing" if last.get("fraction") == 1 else "training"), row
     if last.get("phase") == "scoring":
