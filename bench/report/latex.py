@@ -92,7 +92,7 @@ def wrap(text: str, room: float) -> list[str]:
         if out and width_of((out[-1] + word).rstrip()) <= room:
             out[-1] += word
             continue
-        for piece in [word] if width_of(word.rstrip()) <= room else re.findall(r"@?[^@_/]+_?/?|[@_/]", word):
+        for piece in [word] if width_of(word.rstrip()) <= room else re.findall(r"@?[^@_/-]+[_/-]?|[@_/-]", word):
             if out and not out[-1].endswith(" ") and piece != word and width_of((out[-1] + piece).rstrip()) <= room:
                 out[-1] += piece
                 continue
@@ -184,7 +184,7 @@ def _width(table: Table, index: int) -> float:
     """Points of a column: of its cells once they are broken, and of its head."""
     cells = [_cell_lines(row[index], first=index == 0) for _, body in table.sections for row in body]
     inner = max((width_of(line) for lines in cells for line in lines), default=0.0)
-    return max(inner, *(width_of(line) for line in _head_lines(table.columns[index], inner)))
+    return max(inner, *(width_of(line) for line in _head_lines(table.columns[index], inner if index else NAME_WIDTH)))
 
 
 def _cell_lines(cell: Cell, *, first: bool) -> list[str]:
@@ -258,7 +258,7 @@ def _tabular(table: Table) -> list[str]:
     left = [i == 0 or any(_is_text(row[i]) for _, body in table.sections for row in body) for i in range(width)]
     sides = "".join("l" if one else "r" for one in left)
     heads = []
-    for column, room, side in zip(table.columns, inner, sides, strict=True):
+    for column, room, side in zip(table.columns, [NAME_WIDTH, *inner[1:]], sides, strict=True):
         titles = wrap(column.title, max(room, HEAD_WIDTH))
         heads.append(_stack(_head_lines(column, room), side, "b", len(titles)))
     total = sum(_width(table, i) + GAP for i in range(width)) - GAP
