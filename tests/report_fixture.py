@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from bench.metrics.records import MEASURES
+
 CLASSES = ("Gyroscan Intera", "Intera", "Magnetom TrioTim", "Unspecified")
 DISTANCE = {
     "floor_validation": 2.1,
@@ -315,6 +317,29 @@ def _update(path: Path, changes: Mapping[str, Any]) -> None:
 
 def _json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value))
+
+
+def widen(folder: Path, features: tuple[str, ...] = ("random", "inception")) -> None:
+    """Give results every measure there is, and these features besides the domain's, with as many classes."""
+    rng = np.random.default_rng(2)
+    for path in folder.glob("runs/*/evaluation-*.json"):
+        record = json.loads(path.read_text())
+        every = [score for score in record["scores"] if score["class"] == "all"]
+        known = {score["measure"] for score in every}
+        like = next(score for score in every if score["measure"] == "precision")
+        made = [{**like, "measure": measure} for measure in MEASURES if measure not in known]
+        about = {"frechet_distance_infinity": "n times 0.5, 0.625, 0.75, 1 in 2 orders"}
+        scores = [{**score, "about": about.get(score["measure"], "")} for score in [*record["scores"], *made]]
+        for name in features:
+            scores += [
+                {**score, "features": name, "mean": score["mean"] and score["mean"] * float(rng.uniform(10, 1000))}
+                for score in scores
+                if score["features"] == "domain"
+            ]
+        _json(path, {**record, "scores": scores})
+    reference = json.loads((folder / "reference.json").read_text())
+    reference["features"] |= {name: {**reference["features"]["domain"], "dimensions": 2048} for name in features}
+    _json(folder / "reference.json", reference)
 
 
 def add_interpolations(folder: Path, rows: tuple[str, ...] = ("cvae", "vae"), steps: int = 8) -> None:

@@ -6,7 +6,6 @@ import importlib.util
 import itertools
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +19,7 @@ from bench.errors import InputError
 from bench.report import page, tables
 from bench.report.figures import draw_all, looks
 from bench.report.page import render_page, write_report
-from bench.report.render import latex_text, to_latex, to_markdown
+from bench.report.render import to_markdown
 from bench.report.results import COLUMNS, read_results, results_frame
 from bench.report.tables import (
     class_tables,
@@ -378,34 +377,6 @@ def test_raw_markdown_is_aligned(folder: Path) -> None:
     for block in blocks:
         assert len({len(line) for line in block.splitlines()}) == 1
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
-
-
-def test_latex_is_escaped() -> None:
-    assert latex_text("a_b & 5% $x$ #1 {c} ~ ^ \\d") == (
-        r"a\_b \& 5\% \$x\$ \#1 \{c\} \textasciitilde{} \textasciicircum{} \textbackslash{}d"
-    )
-    assert latex_text("FD∞ → Å 脳 \u0301é") == r"FD$\infty$ $\rightarrow$ Å ? ?é"
-    assert latex_text("[−1 ± 2]†") == r"{[}$-$1 $\pm$ 2{]}\textsuperscript{\dag}"
-
-
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
-def test_latex_compiles(tmp_path: Path) -> None:
-    classes = (SCRIPT, "50%_$x$ & co", "a|b ∞ 脳 …", "{\\input{x}}")
-    seeds = {"vae": 3, "cvae": 3, "dcgan": 3}
-    path = fixture.write_results(
-        tmp_path / "x", classes=classes, seeds=seeds, endings={}, progress=True, recognition=True
-    )
-    for file in path.glob("runs/*/evaluation-ab12.json"):
-        file.write_text(file.read_text().replace("kernel_distance", "frechet_distance_infinity"))
-    results = read_results(path)
-    rules = r"\usepackage{booktabs}"
-    if not subprocess.run(["kpsewhich", "booktabs.sty"], capture_output=True, text=True, check=False).stdout.strip():
-        rules = "".join(rf"\def\{name}rule{{\hline}}" for name in ("top", "mid", "bottom"))  # all that we use of it
-    head = rf"\documentclass{{article}}\usepackage[T1]{{fontenc}}{rules}\begin{{document}}" + "\n"
-    (tmp_path / "t.tex").write_text(head + to_latex(page.all_tables(results)) + "\\end{document}\n", encoding="utf-8")
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "t.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
-    assert done.returncode == 0, done.stdout[-2000:]
 
 
 def test_markdown_of_nothing_is_nothing() -> None:

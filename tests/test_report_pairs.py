@@ -13,8 +13,9 @@ import pytest
 from bench.display import results_table
 from bench.metrics.records import FEW_TRAINING, FEW_VALIDATION
 from bench.report import tables
+from bench.report.latex import to_latex
 from bench.report.pairs import able, left_out, pair_tables, pairs, pairs_frame
-from bench.report.render import to_latex, to_markdown
+from bench.report.render import to_markdown
 from bench.report.results import Results, read_results, results_frame
 from bench.report.verdict import conclusion, ranks, warnings
 

@@ -18,16 +18,18 @@ from jinja2 import Environment, StrictUndefined
 
 from bench.report.closest import draw_closest
 from bench.report.cost import draw_quality_cost
+from bench.report.digest import paper_table
 from bench.report.faults import fault_tables
 from bench.report.figures import Picture, draw_all, style, withheld
 from bench.report.interpolations import draw_interpolations
+from bench.report.latex import to_latex
 from bench.report.methods import methods
 from bench.report.pairs import left_out, pair_tables, pairs_frame
 from bench.report.progress import draw_progress, progress_tables
 from bench.report.protocol import detail_tables, environments, protocol
 from bench.report.ranking import draw_ranking
 from bench.report.recognition import recognition_tables
-from bench.report.render import to_latex, to_markdown
+from bench.report.render import to_markdown
 from bench.report.reported import HEADING as REPORTED
 from bench.report.reported import reported_tables
 from bench.report.results import Results, read_results, results_frame
@@ -91,7 +93,7 @@ def write_report(folder: Path) -> ReportSummary:
         "pairs.csv": pairs_frame(results).to_csv(index=False, lineterminator="\n").encode(),
         "table.md": to_markdown(tables).encode(),
         "table.html": _template(bare=True, title=f"{results.name}: tables", tables=tables).encode(),
-        "table.tex": to_latex(tables).encode(),
+        "table.tex": to_latex([paper_table(results, ranks(results)), *tables]).encode(),
         "methods.txt": (" ".join(methods(results)) + "\n").encode(),
     }
     for picture in pictures:

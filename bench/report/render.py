@@ -1,4 +1,4 @@
-"""Tables as text: GitHub's Markdown and LaTeX; the page's template writes the HTML. Nothing here knows a result."""
+"""Tables as text in GitHub's Markdown; the page's template writes the HTML, `bench.report.latex` the LaTeX."""
 
 from __future__ import annotations
 
@@ -43,56 +43,3 @@ def _markdown_text(text: str) -> str:
 def _width(text: str) -> int:
     """Columns of a terminal or an editor: wide letters take two, combining marks none."""
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
-
-
-LATEX = str.maketrans(
-    {
-        "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-        "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-        "±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "†": r"\textsuperscript{\dag}",
-        "‡": r"\textsuperscript{\ddag}", "–": "--", "−": "$-$",
-        "∞": r"$\infty$", "→": r"$\rightarrow$", "×": r"$\times$", "≥": r"$\geq$",
-        "≤": r"$\leq$", "…": r"\dots{}", "’": "'", "|": r"\textbar{}", '"': r"\textquotedbl{}",
-        "[": "{[}", "]": "{]}",  # a bracket after \\ would be taken for its option
-    }
-)  # fmt: skip
-
-
-def latex_text(text: str) -> str:
-    """Escape text for LaTeX (UTF-8 input); a name can't become a command, and what pdflatex can't set becomes '?'."""
-    text = " ".join(text.split()).replace("C_T", "\0").translate(LATEX).replace("\0", "$C_T$")
-    return re.sub("[^\x20-\x7e\xa1-\u017f]", "?", text)  # pdflatex would stop at letters of other scripts
-
-
-def to_latex(tables: Iterable[Table]) -> str:
-    """Write tables as tabulars with caption and notes, ready for \\input into a paper; they need booktabs.
-
-    Intervals stand in a line of their own below the numbers, which keeps the columns narrow.
-    """
-    head = "% needs \\usepackage[T1]{fontenc} and \\usepackage{booktabs}\n"
-    return head + "\n".join(_latex(table) for table in tables)
-
-
-def _latex(table: Table) -> str:
-    width = len(table.columns)
-
-    def line(cells: Iterable[str], size: str = "") -> str:
-        return " & ".join(f"{{{size} {latex_text(c)}}}" if size and c else latex_text(c) for c in cells) + r" \\"
-
-    out = [f"\\noindent{{\\small {latex_text(table.caption)}.\\par}}", r"\nopagebreak\smallskip\noindent"]
-    out += [f"\\begin{{tabular}}{{@{{}}l{'r' * (width - 1)}@{{}}}}", r"\toprule"]
-    out.append(line(column.title for column in table.columns))
-    if any(column.detail for column in table.columns):
-        out.append(line((column.detail for column in table.columns), r"\scriptsize"))
-    for title, body in table.sections:
-        heading = f"\\multicolumn{{{width}}}{{@{{}}l@{{}}}}{{\\textit{{{latex_text(title)}}}}} \\\\"
-        out += [r"\midrule", *([heading] if title else [])]
-        for row in body:
-            out.append(line([_named(row[0]), *(cell.text for cell in row[1:])]))
-            if any(cell.detail for cell in row[1:]):
-                out.append(line(["", *(cell.detail for cell in row[1:])], r"\scriptsize"))
-    out += [r"\bottomrule", r"\end{tabular}"]
-    if table.notes:
-        notes = r"\\ ".join(latex_text(note) for note in table.notes)
-        out.append(f"\\par\\nopagebreak\\smallskip\\noindent\n{{\\footnotesize\\raggedright {notes}\\par}}")
-    return "\n".join([*out, "\\bigskip", ""])

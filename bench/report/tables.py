@@ -156,10 +156,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """A column's head: short title with the better direction, and the protocol."""
+    """A column's head: short title with the better direction, and the protocol; `group` keeps columns together."""
 
     title: str
     detail: str = ""
+    group: str = ""
 
     def __str__(self) -> str:
         return f"{self.title} ({self.detail})" if self.detail else self.title
@@ -369,21 +370,22 @@ def main_table(results: Results, ranks: Mapping[str, int] | None = None) -> Tabl
     for key in keys:
         add_scores(results, joined, key, columns, bodies)
         if key.measure == "frechet_distance":
-            columns.append(Column("Seed std", f"of FD, {key.features}"))
+            columns.append(Column("Seed std", f"of FD, {key.features}", key.features))
             digits = decimals(line.numbers[key] for line in joined if key in line.numbers)
             for line, body in zip(joined, bodies, strict=True):
                 spread = line.numbers[key].training_std if key in line.numbers else None
-                body.append(_spread_cell(spread, digits))
+                body.append(spread_cell(spread, digits))
     for name in (name for name in COST_ORDER if any(name in line.costs for line in joined)):
         columns.append(COST_COLUMNS[name])
         for line, body in zip(joined, bodies, strict=True):
             body.append(Cell(cost_text(name, line.costs.get(name))))
     caption = f"Quality and cost on {results.data_label}"
-    notes = _notes(results, joined, keys, columns, ranks)
+    notes = main_notes(results, joined, keys, columns, ranks)
     return Table("main", caption, tuple(columns), sections(joined, bodies), tuple(notes))
 
 
-def _spread_cell(spread: float | None, digits: int) -> Cell:
+def spread_cell(spread: float | None, digits: int) -> Cell:
+    """Write a deviation alone."""
     return Cell(NOTHING if spread is None or not math.isfinite(spread) else f"± {spread:.{digits}f}")
 
 
@@ -396,12 +398,12 @@ def deviation_table(results: Results) -> Table | None:
     columns, bodies = [Column("Generator"), Column("Seeds", "finished")], [head_cells(line) for line in joined]
     for key in keys:
         name = head_name(results, key)
-        columns += [Column(f"{name.title} draws", name.detail), Column(f"{name.title} seeds", name.detail)]
+        columns += [Column(f"{name.title} {over}", name.detail, key.features) for over in ("draws", "seeds")]
         digits = decimals(line.numbers[key] for line in joined if key in line.numbers)
         for line, body in zip(joined, bodies, strict=True):
             number = line.numbers.get(key)
             drawn = number.std if number and number.draws > 1 else None
-            body += [_spread_cell(drawn, digits), _spread_cell(number.training_std if number else None, digits)]
+            body += [spread_cell(drawn, digits), spread_cell(number.training_std if number else None, digits)]
     notes = (
         "Draws: deviation over fresh generations of one training (root mean square over seeds). Seeds: deviation over "
         f"training seeds of their means; {NOTHING} with one. Neither is the error of a mean, and the first never decides "
@@ -438,7 +440,7 @@ def class_tables(results: Results) -> list[Table]:
             continue  # every class has too few images, of which there is a warning
         for key in keys:
             add_scores(results, joined, key, columns, bodies)
-            marks = ("†" if _small(joined, key) else "") + ("‡" if key.label in few else "")
+            marks = ("†" if too_few(joined, key) else "") + ("‡" if key.label in few else "")
             columns[-1] = Column(key.label + marks, f"{number_name(results, key).title}, vs test")
         notes = _daggers(results, joined, keys)
         if few:
@@ -479,7 +481,7 @@ def add_scores(
     """Append a number's column to the head and to every row."""
     name = head_name(results, key)
     measure = MEASURES.get(key.measure)
-    mark = "†" if _small(joined, key) else ""
+    mark = "†" if too_few(joined, key) else ""
     arrow = ARROWS.get(measure.better, "") if measure else ""
     digits = decimals(line.numbers[key] for line in joined if key in line.numbers)
     detail = name.detail
@@ -489,9 +491,9 @@ def add_scores(
     known = results.recognition.get(key.features, {}).get(key.label)
     if key.measure == "class_accuracy" and known is not None:
         detail = f"{key.features}; real test images {known:.2f}"
-    columns.append(Column(f"{name.title}{mark} {arrow}".strip(), detail))
+    columns.append(Column(f"{name.title}{mark} {arrow}".strip(), detail, key.features))
     for line, body in zip(joined, bodies, strict=True):
-        body.append(number_cell(line.numbers.get(key), digits, flagged=_small([line], key)))
+        body.append(number_cell(line.numbers.get(key), digits, flagged=too_few([line], key)))
 
 
 def head_cells(line: Line) -> list[Cell]:
@@ -512,7 +514,7 @@ def sections(
     return tuple((ROLES.get(role, role), tuple(tuple(b) for line, b in pairs if line.role == role)) for role in roles)
 
 
-def _small(joined: Iterable[Line], key: Key) -> bool:
+def too_few(joined: Iterable[Line], key: Key) -> bool:
     """Whether too few images stand behind the number.
 
     They bias the Fréchet distance, which needs a covariance, and leave it open how near real images lie to each other.
@@ -524,7 +526,7 @@ def _small(joined: Iterable[Line], key: Key) -> bool:
 def _daggers(results: Results, joined: Sequence[Line], keys: Iterable[Key]) -> list[str]:
     """Say what the daggers beside these numbers mean."""
     sizes = [f"{name} d = {entry['dimensions']}" for name, entry in results.features.items() if entry.get("dimensions")]
-    marked = {key.measure for key in keys if _small(joined, key)}
+    marked = {key.measure for key in keys if too_few(joined, key)}
     notes = []
     if "frechet_distance" in marked:
         notes.append(
@@ -539,7 +541,7 @@ def _daggers(results: Results, joined: Sequence[Line], keys: Iterable[Key]) -> l
     return notes
 
 
-def _notes(
+def main_notes(
     results: Results,
     joined: Sequence[Line],
     keys: Sequence[Key],
@@ -663,7 +665,7 @@ def terminal_rows(results: Results) -> tuple[list[str], list[list[str]]]:
     for line in joined:
         row = [line.generator]
         for key, places in zip(keys, digits, strict=True):
-            cell = number_cell(line.numbers.get(key), places, flagged=_small([line], key))
+            cell = number_cell(line.numbers.get(key), places, flagged=too_few([line], key))
             row.append(str(cell) if key in distances[:1] else cell.text.split(" ")[0])
         row += [cost_text(name, line.costs.get(name)) for name in COST_ORDER[:3]]
         partly = 0 < line.finished < len(line.runs)
