@@ -169,7 +169,7 @@ def test_a_killed_worker_is_run_again_and_goes_on(place):
     marker = place / "once"
     marker.write_text("")
     spec = "{name: KilledWriting, hyperparameters: {batch_size: 8}}"
-    more = "checkpoint_minutes: 0.0001\n"
+    more = "checkpoint_minutes: 0.0000001\n"  # after every step, however fast
     run(place, spec, out="killed", check=1, more=more, KILL_ONCE=str(marker))
     assert "SIGKILL" in rows(place, "killed")["KilledWriting"][1]
     run(place, spec, out="killed", check=0, more=more)
