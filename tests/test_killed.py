@@ -16,6 +16,8 @@ import pytest
 from command_line import bench, kill_group, make_images, scores, start
 
 KILLS = 25
+TUNING_KILLS = 5
+"""The first ones: trials come before everything else."""
 SEED = 7
 SUITE = """
 name: killed
@@ -31,7 +33,7 @@ generators:
   - {name: vae_gan, tune: false, hyperparameters: {batch_size: 8, conditional: true, width: 4}}
   - {name: ddim, tune: false, hyperparameters: {batch_size: 8, conditional: true, channels: [16, 16], sampling_steps: 5}}
 budget: {images_seen: 2400}
-tuning: {trials: 2, images_seen: 800, samples: 20, points: 2}
+tuning: {trials: 3, images_seen: 800, samples: 20, points: 2}
 progress: {points: 3, samples: 20}
 evaluation: {draws: 3, samples_per_draw: 20, few: 12, bootstrap: 20, features: [random]}
 checkpoint_minutes: 0.002
@@ -56,7 +58,7 @@ def test_killed_at_random_moments_and_continued_the_results_are_the_same(tmp_pat
         before = events(folder)
         process = start("run", "suite.yaml", "--out", "parts", cwd=tmp_path, log=tmp_path / "log.txt")
         moment = rng.uniform(0.0, 1.0)
-        wanted = WANTED[number % len(WANTED)]
+        wanted = in_a_trial if number < TUNING_KILLS else WANTED[number % len(WANTED)]
         until = time.monotonic() + 90
         while process.poll() is None and time.monotonic() < until:
             new = events(folder)[len(before) :]
@@ -116,22 +118,26 @@ def trials(folder):
     return told
 
 
+def in_a_trial(new):
+    """Whether a trial has begun."""
+    return any(event["type"] == "trial" for event in new)
+
+
 WANTED = [
     lambda new: any(event["type"] == "progress" and not event["tuning"] for event in new),
-    lambda new: any(event["type"] == "trial" for event in new),
     lambda new: any(event["type"] == "phase" and event["phase"] == "scoring" for event in new),
-    lambda new: any(event["type"] == "progress" and event["fraction"] > 0.5 for event in new),
+    lambda new: any(event["type"] == "progress" and event["fraction"] > 0.5 and not event["tuning"] for event in new),
     lambda new: any(
         event["type"] == "phase" and event["phase"] == "scoring" and event["fraction"] == 1 for event in new
     ),
-    lambda new: any(event["type"] == "progress" and event["fraction"] == 1 for event in new),
+    lambda new: any(event["type"] == "progress" and event["fraction"] == 1 and not event["tuning"] for event in new),
 ]
-"""What is waited for before a kill, in turn, so that kills fall into every phase; then a random while more."""
+"""What is waited for before the other kills, in turn, so that kills fall into every phase; then a random while more."""
 
 
 def moment_of(folder, new):
     """What was going on when the kill fell, and in which row."""
-    told = [event for event in new if event["type"] != "system"]  # what a process uses is told at any time
+    told = [event for event in new if event["type"] not in ("system", "spent")]  # told at any time, and at the end
     if not told:
         return "starting", "-"
     last = told[-1]
