@@ -14,14 +14,7 @@ from bench.seeds import forked, torch_rng
 
 SHAPE, CLASSES, BATCH = (1, 32, 32), 4, 32
 FAMILIES = ("vae", "cvae", "logcosh_cvae", "gan", "dcgan", "wgan_gp", "vae_gan", "ddim")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def batch():
