@@ -24,6 +24,7 @@ from bench.metrics.inception_score import inception_score
 from bench.metrics.weights import sha256
 from bench.registry import SOURCES
 from bench.seeds import derive, numpy_rng
+from bench.spent import SPENT
 from bench.store import read_json, write_bytes, write_json, write_with
 from bench.suite import Suite
 
@@ -166,14 +167,16 @@ def _build(
     if name == "domain":
         file = home / "domain.safetensors"
         if data is not None and split is not None and not file.exists():
-            DomainFeatures.fit(
-                data.bytes(split.train),
-                data.labels[split.train],
-                data.subjects[split.train],
-                num_classes=data.num_classes,
-                seed=derive(suite.split.seed, "domain"),
-                device=device,
-            ).save(file)
+            with SPENT.on("fitting"):
+                fitted = DomainFeatures.fit(
+                    data.bytes(split.train),
+                    data.labels[split.train],
+                    data.subjects[split.train],
+                    num_classes=data.num_classes,
+                    seed=derive(suite.split.seed, "domain"),
+                    device=device,
+                )
+            fitted.save(file)
         return DomainFeatures.load(file, device=device)
     return build_extractor(name, suite.evaluation, device)
 
@@ -199,7 +202,8 @@ def fresh_draw(suite: Suite, data: ImageDataset, split: Split, protocol: Protoco
     source = source_type(source_type.Options.model_validate(options))
     wanted = protocol.labels(True)
     need = max(protocol.labels_per_class())
-    pool, labels, subjects = source.fresh(need * FRESH_POOL, derive(split.seed, "fresh"))
+    with SPENT.on("data"):
+        pool, labels, subjects = source.fresh(need * FRESH_POOL, derive(split.seed, "fresh"))
     of_class = [np.flatnonzero(labels == index) for index in range(data.num_classes)]
 
     def draw(number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -143,7 +143,8 @@ def _reference(job: dict[str, Any], device: torch.device, emit: Events) -> None:
     real = load_real(folder, job["reference_id"], extractors)
     scorer = Scorer(data, split, protocol, suite.evaluation, extractors, real)
     utility = Utility(folder, job["reference_id"], suite, data, split, device, emit)
-    utility.prepare()
+    with SPENT.on("scoring"):
+        utility.prepare()
     for floor in job["floors"]:
         emit("phase", phase=f"scoring {floor['name']}", fraction=0.0)
         make = fresh_draw if floor["name"] == "floor_fresh" else floor_draw

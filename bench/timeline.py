@@ -13,6 +13,7 @@ from bench.store import SESSION_EVENTS
 ORDER = (
     "start-up",
     "data",
+    "fitting",
     "training",
     "validation",
     "sampling",
