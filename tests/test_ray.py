@@ -4,6 +4,7 @@ The cluster is real and of several nodes, all on this machine (`ray.cluster_util
 """
 
 import json
+import re
 import signal
 import sys
 import time
@@ -36,6 +37,12 @@ threads: 1
 tracking: {enabled: false}
 resources: {memory_gb: 0.4}
 """
+SETTINGS = [
+    part
+    for setting in ("threads=1", "checkpoint_minutes=0.002", "resources.memory_gb=0.4", "tracking.enabled=false")
+    for part in ("--set", setting)
+]
+"""Of the smoke suite here: a node has room for one job, which leaves a checkpoint at every step or two."""
 NODE = {"num_cpus": 1, "memory": 500_000_000, "object_store_memory": 100_000_000}
 
 
@@ -111,25 +118,25 @@ def first_at_work(out: Path, command, *, other_than: str = "") -> tuple[str, psu
     raise AssertionError("no training has left a checkpoint")
 
 
-def told(out: Path, row: str, kind: str) -> list[dict]:
-    lines = [line for path in out.glob(f"spread/runs/{row}-*/events.jsonl") for line in path.read_text().splitlines()]
+def told(folder: Path, row: str, kind: str, where: str = "runs/{}-*") -> list[dict]:
+    paths = folder.glob(f"{where.format(row)}/events.jsonl")
+    lines = [line for path in paths for line in path.read_text().splitlines()]
     return [event for event in map(json.loads, lines) if event["type"] == kind]
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of what Ray's own classes for tests leave open
 def test_the_results_are_the_local_ones_whatever_is_lost_on_the_way(cluster, tmp_path):
-    make_images(tmp_path / "images", 80)
-    (tmp_path / "suite.yaml").write_text(SUITE)
-    log, out = tmp_path / "log.txt", tmp_path / "spread-out"
-    on_ray = ("run", "suite.yaml", "--out", out, "--executor", "ray", "--address", cluster.address)
+    log, out, local = tmp_path / "log.txt", tmp_path / "on-ray", tmp_path / "local"
+    here = ("run", "smoke", *SETTINGS, "--out")
+    on_ray = (*here, out, "--executor", "ray", "--address", cluster.address)
 
     # interrupted: every job leaves a checkpoint, nothing stays behind
     process = start(*on_ray, cwd=tmp_path, log=log)
     first, _ = first_at_work(out, process)
     process.send_signal(signal.SIGTERM)  # which Ray would take for itself
     assert process.wait(60) == 130, log.read_text()
-    assert list(out.glob(f"spread/runs/{first}-*/unfinished.safetensors"))
+    assert list(out.glob(f"smoke/runs/{first}-*/unfinished.safetensors"))
     assert not jobs_in(tmp_path)
 
     # the same command goes on; then a node dies, and then another training's process
@@ -147,22 +154,85 @@ def test_the_results_are_the_local_ones_whatever_is_lost_on_the_way(cluster, tmp
     assert "Traceback" not in said
     assert f"{under} seed 0: lost: its node or its worker is gone" in said
     assert f"{other} seed 0: lost: its process was killed" in said
-    assert len(told(out, first, "resumed")) >= 1
+    assert len(told(out / "smoke", first, "resumed")) >= 1
     for row in (under, other):
-        assert told(out, row, "resumed")[-1]["step"] > 0, "it went on from a checkpoint"
-        assert len(told(out, row, "placed")) >= 2
+        assert told(out / "smoke", row, "resumed")[-1]["step"] > 0, "it went on from a checkpoint"
+        assert len(told(out / "smoke", row, "placed")) >= 2
     assert not list(out.rglob("*.part"))
     assert not list(out.rglob("unfinished.safetensors"))
     assert not jobs_in(tmp_path)
 
     # and the local executor computes the same, under the same ids
-    bench("run", "suite.yaml", "--out", "local-out", cwd=tmp_path, check=0)
-    assert scores(out / "spread") == scores(tmp_path / "local-out" / "spread")
-    assert len(scores(out / "spread")) > 50
-    plans = [json.loads((folder / "spread" / "plan.json").read_text()) for folder in (out, tmp_path / "local-out")]
+    bench(*here, local, cwd=tmp_path, check=0)
+    assert scores(out / "smoke") == scores(local / "smoke")
+    assert len(scores(out / "smoke")) > 50
+    plans = [json.loads((folder / "smoke" / "plan.json").read_text()) for folder in (out, local)]
     assert plans[0] == plans[1]
     again = bench(*on_ray, cwd=tmp_path, check=0)
     assert "already finished, not computed again" in again.stdout
+
+
+TUNED = """
+tuning: {trials: 3, images_seen: 800, samples: 20, points: 2}
+"""
+
+
+def trial_at_work(out: Path, command) -> tuple[str, psutil.Process]:
+    """Wait for a trial that was taken and is being trained; return its job's folder and process."""
+    until = time.monotonic() + 120
+    while time.monotonic() < until and command.poll() is None:
+        for process in jobs_in(out):
+            try:
+                folder = Path(process.cmdline()[-1]).parent
+            except psutil.Error:
+                continue
+            events = folder / "events.jsonl"
+            if "tuning" in folder.parts and events.exists() and '"trial"' in events.read_text():
+                return folder.parts[-3], process
+        time.sleep(0.02)
+    raise AssertionError("no trial has begun")
+
+
+def trials(folder: Path) -> dict[str, tuple]:
+    """Study -> everything of it that isn't time."""
+    found = {}
+    for path in folder.glob("tuning/*/study.json"):
+        record = json.loads(path.read_text())
+        names = ("number", "state", "parameters", "values", "looks")
+        told = [{name: trial[name] for name in names} for trial in record["trials"]]
+        found[record["study"]] = (record["status"], told, record["best"])
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_tuned_suite_loses_a_node_within_a_trial_and_ends_as_a_local_one(cluster, tmp_path):
+    make_images(tmp_path / "images", 80)
+    (tmp_path / "suite.yaml").write_text(re.sub(r"  - \{name: (vae|dcgan).*\n", "", SUITE) + TUNED)
+    log, out = tmp_path / "log.txt", tmp_path / "spread-out"
+    process = start(
+        "run", "suite.yaml", "--out", out, "--executor", "ray", "--address", cluster.address, cwd=tmp_path, log=log
+    )
+    study, victim = trial_at_work(out, process)
+    cluster.kill_under(victim)
+    cluster.add()
+    assert process.wait(300) == 0, log.read_text()
+
+    said = log.read_text()
+    assert "Traceback" not in said
+    assert "of 3: lost: its node or its worker is gone" in said
+    row = study.rsplit("-", 1)[0]
+    begun = [event["number"] for event in told(out / "spread", row, "trial", "tuning/{}-*/jobs/*")]
+    assert len(begun) == 4, f"of three trials one was begun twice: {begun}"
+    assert set(begun) == {0, 1, 2}
+    assert not jobs_in(tmp_path)
+
+    bench("run", "suite.yaml", "--out", "local-out", cwd=tmp_path, check=0)
+    assert trials(out / "spread") == trials(tmp_path / "local-out" / "spread")
+    assert [len(study) for _, study, _ in trials(out / "spread").values()] == [3]
+    assert scores(out / "spread") == scores(tmp_path / "local-out" / "spread")
+    plans = [json.loads((folder / "spread" / "plan.json").read_text()) for folder in (out, tmp_path / "local-out")]
+    assert plans[0] == plans[1]
 
 
 @pytest.mark.slow
