@@ -130,12 +130,14 @@ def check(
     checked = resolve(load_suite(suite, overrides or ()), suite)
     with _executor(executor, address, None) as where:
         there, device = _there(checked, where, device)
-        _check(prepare(there, out, device), out, where)
+        _check(prepare(there, out, device), where)
 
 
-def _check(prepared: Prepared, out: Path, where: Local | Cluster) -> None:
+def _check(prepared: Prepared, where: Local | Cluster) -> None:
+    from dataclasses import replace
+
     from bench.divide import remarks
-    from bench.estimate import estimate, estimate_anew
+    from bench.estimate import estimate, timed_on, to_time
     from bench.executors.local import Local
     from bench.prepared import claim_of, need_of_largest
 
@@ -157,10 +159,9 @@ def _check(prepared: Prepared, out: Path, where: Local | Cluster) -> None:
     else:
         claim = claim_of(plan)
         at_once = where.slots(claim, need_of_largest(prepared))
-        here = {"threads": plan.threads, "precision": plan.precision}  # a node has others of its own
-        rows = where.call(estimate_anew, checked.model_copy(update=here), out, plan.device, claim=claim)
-        for row in rows.rows:
-            tell(row)
+        wanted = replace(plan, rows=to_time(prepared))
+        times = where.call(timed_on, prepared.data_folder.resolve(), checked, split, wanted, claim=claim)
+        rows = estimate(prepared, tell, times)
         console.print(
             f"on the cluster: {at_once} jobs at once on {len(where.nodes())} nodes, "
             f"{rows.minutes_of(at_once):.1f} minutes if every node is as fast as the one that was timed",
