@@ -36,6 +36,15 @@ AddressOption = Annotated[
     ),
 ]
 
+ShareOption = Annotated[
+    str | None,
+    typer.Option(
+        "--share",
+        metavar="ADDRESS",
+        help="Ray: pass data and results through s3://bucket/x or the like; left out: nodes share a file system",
+    ),
+]
+
 
 def make_console(stderr: bool = False) -> Console:
     """Where results are printed; wide where no terminal bounds it."""
@@ -47,26 +56,35 @@ def make_console(stderr: bool = False) -> Console:
     return console
 
 
-def _executor(name: str, address: str | None, workers: int | None) -> Local | Cluster:
+def _executor(name: str, address: str | None, share: str | None, workers: int | None) -> Local | Cluster:
     from bench.errors import InputError
 
     if name == "ray":
         from bench.executors.ray import Cluster
 
-        return Cluster(address, workers)
+        return Cluster(address, workers, share)
     if address is not None:
         raise InputError(f"--address {address}: of a Ray cluster; add --executor ray")
+    if share is not None:
+        raise InputError(f"--share {share}: for the nodes of a Ray cluster; add --executor ray")
     from bench.executors.local import Local
 
     return Local(workers or 1)
 
 
 def _there(suite: Suite, where: Local | Cluster, device: str) -> tuple[Suite, Literal["auto", "cpu", "cuda"]]:
-    """Settle what depends on where jobs run: the device, and on it the precision, since this machine may have no GPU."""
+    """Settle what depends on where jobs run: the device, and on it the precision, since this machine may have no GPU.
+
+    Raises:
+        InputError: the suite's studies can't be had there.
+    """
     from bench.executors.jobs import Claim
     from bench.executors.local import Local
     from bench.plan import resolve_precision
+    from bench.studies import refuse_apart
 
+    if where.apart:
+        refuse_apart(suite.tuning)
     device = where.device(device)
     if not isinstance(where, Local) and suite.precision == "auto" and device == "cuda":
         precision = where.call(resolve_precision, "auto", device, claim=Claim(gpus=suite.resources.gpus))
@@ -88,6 +106,7 @@ def run(
     ] = None,
     executor: ExecutorOption = "local",
     address: AddressOption = None,
+    share: ShareOption = None,
     device: DeviceOption = "auto",
     wait: Annotated[bool, typer.Option("--wait", help="wait for another run that is at work in this folder")] = False,
 ) -> None:
@@ -99,7 +118,7 @@ def run(
 
         checked = resolve(load_suite(suite, overrides or ()), suite)
         console = make_console()
-        with _executor(executor, address, workers) as where, make_display(console) as display:
+        with _executor(executor, address, share, workers) as where, make_display(console) as display:
             there, device = _there(checked, where, device)
             how: dict[str, Any] = {"only": only or (), "executor": where, "device": device, "wait": wait}
             outcome = session.run(there, out, display=display, **how)
@@ -121,6 +140,7 @@ def check(
     out: OutOption = Path("results"),
     executor: ExecutorOption = "local",
     address: AddressOption = None,
+    share: ShareOption = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Validate a suite, show what it would do, estimate time and disk; run nothing."""
@@ -128,14 +148,16 @@ def check(
     from bench.suite import load_suite, resolve
 
     checked = resolve(load_suite(suite, overrides or ()), suite)
-    with _executor(executor, address, None) as where:
+    with _executor(executor, address, share, None) as where:
         there, device = _there(checked, where, device)
-        _check(prepare(there, out, device), out, where)
+        _check(prepare(there, out, device), where)
 
 
-def _check(prepared: Prepared, out: Path, where: Local | Cluster) -> None:
+def _check(prepared: Prepared, where: Local | Cluster) -> None:
+    from dataclasses import replace
+
     from bench.divide import remarks
-    from bench.estimate import estimate, estimate_anew
+    from bench.estimate import estimate, timed_on, to_time
     from bench.executors.local import Local
     from bench.prepared import claim_of, need_of_largest
 
@@ -157,10 +179,9 @@ def _check(prepared: Prepared, out: Path, where: Local | Cluster) -> None:
     else:
         claim = claim_of(plan)
         at_once = where.slots(claim, need_of_largest(prepared))
-        here = {"threads": plan.threads, "precision": plan.precision}  # a node has others of its own
-        rows = where.call(estimate_anew, checked.model_copy(update=here), out, plan.device, claim=claim)
-        for row in rows.rows:
-            tell(row)
+        wanted = replace(plan, rows=to_time(prepared))
+        times = where.call(timed_on, checked, split, wanted, claim=claim, data=prepared.data_folder)
+        rows = estimate(prepared, tell, times)
         console.print(
             f"on the cluster: {at_once} jobs at once on {len(where.nodes())} nodes, "
             f"{rows.minutes_of(at_once):.1f} minutes if every node is as fast as the one that was timed",

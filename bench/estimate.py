@@ -26,8 +26,8 @@ from bench.fit import Budget, Fitted, fit
 from bench.metrics.cost import peak_memory_bytes
 from bench.metrics.weights import ORIGINS
 from bench.model import GenerativeModel, Translator
-from bench.plan import Row
-from bench.prepared import Prepared, prepare
+from bench.plan import Plan, Row
+from bench.prepared import Prepared
 from bench.registry import GENERATORS
 from bench.sampling import generate
 from bench.search import Search
@@ -58,6 +58,9 @@ RECORD_BYTES = 200_000
 """Losses, events, scores and their replicates of one row."""
 CHECKPOINT_COPIES = 4
 """An unfinished training keeps weights, two moments and a moving average, at most."""
+
+Times = dict[str, tuple[float, float, int, int]]
+"""Family -> seconds of training, seconds per sample, bytes of the weights, bytes of memory at its peak."""
 
 
 @dataclass(frozen=True)
@@ -106,18 +109,21 @@ class Estimate:
         return 2 * CHECKPOINT_COPIES * max((row.bytes for row in self.rows), default=0)
 
 
-def estimate(prepared: Prepared, tell: Callable[[RowEstimate], None] = lambda row: None) -> Estimate:
+def estimate(
+    prepared: Prepared, tell: Callable[[RowEstimate], None] = lambda row: None, times: Times | None = None
+) -> Estimate:
     """Time a few training steps and samples of every family that is still to be trained, here and now.
 
     Args:
         prepared: the suite with its data and plan.
         tell: is called with every row as soon as it is timed, which takes a while for large images.
+        times: what is known from elsewhere (`timed_on`), and not timed here.
 
     Raises:
         InputError: a family refuses the suite's images, classes or settings.
     """
     torch.set_num_threads(prepared.plan.threads)
-    seen: dict[str, tuple[float, float, int, int]] = {}
+    seen = dict(times or {})
     rows, searched = [], set[str]()
     for row in prepared.plan.rows:
         if row.search and not row.finished and row.search.name not in searched and not settled(row.search):
@@ -130,12 +136,32 @@ def estimate(prepared: Prepared, tell: Callable[[RowEstimate], None] = lambda ro
     return Estimate(rows, seconds / 60, sum(row.bytes for row in rows) / 1e6)
 
 
-def estimate_anew(suite: Suite, out: Path, device: str) -> Estimate:
-    """Prepare the suite where this is called, on a cluster's node say, and estimate it there."""
-    return estimate(prepare(suite, out, device))
+def to_time(prepared: Prepared) -> tuple[Row, ...]:
+    """The rows whose families are to be timed, each family once."""
+    found = {_key(row): row for row in prepared.plan.trainings if not row.finished and row.spec and not row.spec.folder}
+    return tuple(found.values())
 
 
-def _row(prepared: Prepared, row: Row, seen: dict[str, tuple[float, float, int, int]]) -> RowEstimate:
+def timed_on(folder: Path, suite: Suite, split: Split, plan: Plan) -> Times:
+    """Time the families of a plan's rows where this is called, on a cluster's node say, which has the data and no results.
+
+    Raises:
+        InputError: as `estimate`.
+    """
+    torch.set_num_threads(plan.threads)
+    prepared, seen = Prepared(suite, ImageDataset.open(folder), folder, split, plan, []), Times()
+    for row in plan.rows:
+        _timed(prepared, row, seen)
+    return seen
+
+
+def _key(row: Row) -> str:
+    """Rows that are equal in it take equally long."""
+    assert row.spec is not None
+    return row.spec.model_dump_json(exclude={"label"})
+
+
+def _row(prepared: Prepared, row: Row, seen: Times) -> RowEstimate:
     name = f"{row.name} seed {row.seed}"
     if row.finished:
         return RowEstimate(name, "diverged" if diverged(row.run) else "finished", "", 0.0, 0)
@@ -155,8 +181,7 @@ def _row(prepared: Prepared, row: Row, seen: dict[str, tuple[float, float, int, 
         return RowEstimate(name, "to score", f"about {seconds:.0f} s", seconds, kept, stage=0)
     if row.spec.folder is not None:
         return RowEstimate(name, "to score", f"about {scoring:.0f} s", scoring, kept)
-    key = row.spec.model_dump_json(exclude={"label"})
-    training, sampling, size, memory = _timed(prepared, row, key, seen)
+    training, sampling, size, memory = _timed(prepared, row, seen)
     scoring += (images + COST_SAMPLES) * sampling + START_SECONDS
     told = f"{memory / 1e9:.1f} GB of memory, {(size + kept) / 1e6:.1f} MB of disk"
     if row.trained:
@@ -165,13 +190,9 @@ def _row(prepared: Prepared, row: Row, seen: dict[str, tuple[float, float, int, 
     return RowEstimate(name, "to train and score", text, training + scoring, size + kept, memory)
 
 
-def _trials(
-    prepared: Prepared, row: Row, search: Search, seen: dict[str, tuple[float, float, int, int]]
-) -> RowEstimate:
+def _trials(prepared: Prepared, row: Row, search: Search, seen: Times) -> RowEstimate:
     """A search's trials, all of them: what pruning spares isn't known before."""
-    assert row.spec is not None
-    key = row.spec.model_dump_json(exclude={"label"})
-    training, sampling, _, memory = _timed(prepared, row, key, seen)
+    training, sampling, _, memory = _timed(prepared, row, seen)
     budget, spec = prepared.suite.budget, search.spec
     total = budget.images_seen or (budget.epochs or 0) * len(prepared.split.train)
     each = search.images_seen / total * training if total else 0.0  # of minutes nothing follows for images
@@ -183,15 +204,13 @@ def _trials(
     return RowEstimate(f"{row.name} tuning", "to search", text, seconds, 100_000, memory, stage=1)
 
 
-def _timed(
-    prepared: Prepared, row: Row, key: str, seen: dict[str, tuple[float, float, int, int]]
-) -> tuple[float, float, int, int]:
+def _timed(prepared: Prepared, row: Row, seen: Times) -> tuple[float, float, int, int]:
     """Time a family once.
 
     Raises:
         InputError: it can't be trained or sampled here, and why.
     """
-    if key not in seen:
+    if (key := _key(row)) not in seen:
         try:
             seen[key] = _time(prepared, row)
         except ValueError as error:  # what a family says of images, classes or settings that it can't take

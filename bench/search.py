@@ -86,6 +86,11 @@ class TuningSpec(BaseModel):
         return self
 
     @property
+    def in_a_file(self) -> bool:
+        """Whether the studies are files of the results folder, and not in a database elsewhere."""
+        return self.storage in ("journal", "sqlite")
+
+    @property
     def prunes(self) -> bool:
         """Whether hopeless trials are ended early."""
         return len(self.objective) == 1 if self.pruning is None else self.pruning

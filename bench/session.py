@@ -283,6 +283,7 @@ def _search(prepared: Prepared, pending: list[Row], executor: Executor, display:
         claim=claim_of(prepared.plan),
         executor=executor,
         workers=spec.workers or executor.workers,
+        in_turn=executor.apart and spec.in_a_file,
         validation=min(spec.samples, len(prepared.split.validation)),
         display=display,
         show=lambda job, event: _show(display, job, event),

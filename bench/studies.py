@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
+from bench.errors import InputError
 from bench.executors.jobs import Claim, Executor, Job
 from bench.plan import Row
-from bench.search import Search
+from bench.search import Search, TuningSpec
 from bench.store import read_json, write_bytes, write_json
 
 POLL_SECONDS = 2.0
@@ -32,6 +33,21 @@ class Display(Protocol):
 
     def ended(self, job: str, outcome: str) -> None:
         """A job is over."""
+
+
+def refuse_apart(spec: TuningSpec | None) -> None:
+    """See that studies can be had where jobs have copies of the results only.
+
+    Raises:
+        InputError: they can't, and what would do.
+    """
+    remedy = "storage: postgresql://host/database, which nodes reach"
+    if spec and spec.in_a_file and (spec.workers or 1) > 1:
+        why = f"with --share the {spec.storage} of a search is at one node at a time"
+        raise InputError(f"tuning.workers: {spec.workers}: {why}; leave workers out, or name {remedy}")
+    if spec and spec.storage.startswith("sqlite:"):
+        why = "with --share nodes don't see that file"
+        raise InputError(f"tuning.storage: {spec.storage}: {why}; journal, sqlite, or name {remedy}")
 
 
 def settled(search: Search) -> bool:
@@ -68,6 +84,7 @@ class Searching:
         claim: of a job, on a cluster.
         executor: runs the jobs.
         workers: trials at once; None for one of each search at a time, since each learns from those before.
+        in_turn: one of each search at a time in any case: a study's file goes to a trial and comes back from it.
         validation: images that trials are compared with.
         display: is told what happens.
         show: is told every event of a trial's job.
@@ -78,6 +95,7 @@ class Searching:
     claim: Claim
     executor: Executor
     workers: int | None
+    in_turn: bool
     validation: int
     display: Display
     show: Callable[[Job, dict[str, Any]], None]
@@ -108,12 +126,14 @@ class Searching:
                 told = True
                 time.sleep(POLL_SECONDS)
                 continue
-            before = [_done(study) for study in left]
+            before = sum(map(_done, studies))
             self.executor.run(jobs, self._on_event, self.workers)
-            if [_done(study) for study in left] == before:
+            # opened anew: where jobs see copies, a study's file is another one now
+            studies = [Study(search) for search in searches]
+            if sum(map(_done, studies)) == before:
                 break  # whatever keeps trials from ending would go on to do so
-        for study in studies:
-            write_record(study.search, self.validation, self._reasons.get(study.search.name))
+        for search in searches:
+            write_record(search, self.validation, self._reasons.get(search.name))
 
     def _jobs(self, wanted: Sequence[tuple[Search, int]]) -> list[Job]:
         """The jobs that are missing; with several workers, those of one search apart, since each learns from the last."""
@@ -122,7 +142,8 @@ class Searching:
             for number in range(search.spec.trials - count, search.spec.trials):
                 name = f"{search.row} trial {number + 1} of {search.spec.trials}"
                 self._of_job[name] = search
-                where, queue = search.folder / "jobs" / f"{number:04d}", None if self.workers else search.name
+                queue = search.name if self.in_turn or not self.workers else None
+                where = search.folder / "jobs" / f"{number:04d}"
                 job = Job(name, where, self.make(search), self.threads, claim=self.claim, queue=queue)
                 found.append((number, job))
         self._count = self._position + len(found)

@@ -134,13 +134,15 @@ class Study:
 
     def give_up(self, number: int, reason: str) -> None:
         """Mark a trial whose process broke down as failed, so that it isn't tried again and again."""
+        while number >= len(self._study.get_trials(deepcopy=False)):  # its node was lost with its copy of the study
+            self._study.ask({name: _distribution(within) for name, within in self.search.space.items()})
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
             self._storage.set_trial_user_attr(self._of(number), "about", {"state": "failed", "reason": reason})
             self._storage.set_trial_state_values(self._of(number), TrialState.FAIL)
 
     def release(self, number: int) -> None:
-        """Leave a trial whose process is known to be gone to be taken up again."""
-        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+        """Leave a trial whose process is known to be gone to be taken up again; one that was never heard of is so anyway."""
+        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError, KeyError):
             self._storage.set_trial_state_values(self._of(number), TrialState.WAITING)
 
     def importances(self) -> dict[str, float]:

@@ -10,15 +10,16 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 from command_line import bench, make_images, scores, start
+from ray_fixture import first_at_work, jobs_in, simulated
 
 from bench.errors import BenchError, InputError
 from bench.executors.jobs import Claim, Job
-from bench.executors.ray import Cluster, _at_home, _home, _Placed, _work
+from bench.executors.node import at_home, home, work
+from bench.executors.ray import Cluster, _Placed
 from bench.store import Events, Tail
 
 SUITE = """
@@ -43,79 +44,13 @@ SETTINGS = [
     for part in ("--set", setting)
 ]
 """Of the smoke suite here: a node has room for one job, which leaves a checkpoint at every step or two."""
-NODE = {"num_cpus": 1, "memory": 500_000_000, "object_store_memory": 100_000_000}
-
-
-class Nodes:
-    """A head that runs nothing, and nodes with room for one job each."""
-
-    def __init__(self, count: int) -> None:
-        from ray.cluster_utils import Cluster as Simulated
-
-        self._cluster = Simulated(initialize_head=True, head_node_args={**NODE, "num_cpus": 0})
-        self._nodes: list[Any] = []
-        for _ in range(count):
-            self.add()
-        self.address = self._cluster.address
-
-    def kill_under(self, process: psutil.Process) -> None:
-        """Kill the node that this process runs on, as a machine dies."""
-        above = {parent.pid for parent in process.parents()}
-        (node,) = [node for node in self._nodes if {one.pid for _, one in node.live_processes()} & above]
-        self._cluster.remove_node(node, allow_graceful=False)
-        self._nodes.remove(node)
-
-    def add(self) -> None:
-        """Bring up another node."""
-        self._nodes.append(self._cluster.add_node(**NODE))
-
-    def shutdown(self) -> None:
-        self._cluster.shutdown()
 
 
 @pytest.fixture(scope="module")
 def cluster():
     pytest.importorskip("ray", reason="needs Ray: pip install 'medgenbench[ray]'")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_worker_niceness", "0")  # else all else on this machine goes first
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        nodes = Nodes(2)
+    with simulated(2) as nodes:
         yield nodes
-        nodes.shutdown()
-
-
-def jobs_in(folder: Path) -> list[psutil.Process]:
-    """The processes of the jobs at work below a folder."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        line = process.info["cmdline"] or []
-        if "bench.run" in line and line[-1].startswith(str(folder)):
-            found.append(process)
-    return found
-
-
-def at_work(out: Path) -> dict[str, psutil.Process]:
-    """Row -> the process of its training, of those that have left a checkpoint."""
-    found = {}
-    for process in jobs_in(out):
-        try:
-            run = Path(process.cmdline()[-1]).parent
-        except psutil.Error:
-            continue
-        if (run / "unfinished.safetensors").exists():
-            found[run.name.rsplit("-seed", 1)[0]] = process
-    return found
-
-
-def first_at_work(out: Path, command, *, other_than: str = "") -> tuple[str, psutil.Process]:
-    """Wait for a training that has left a checkpoint; return its row and process."""
-    until = time.monotonic() + 120
-    while time.monotonic() < until and command.poll() is None:
-        for row, process in at_work(out).items():
-            if row != other_than:
-                return row, process
-        time.sleep(0.02)
-    raise AssertionError("no training has left a checkpoint")
 
 
 def told(folder: Path, row: str, kind: str, where: str = "runs/{}-*") -> list[dict]:
@@ -280,15 +215,15 @@ def test_an_address_is_for_ray(tmp_path):
 
 def test_a_node_that_is_not_like_the_command_says_so(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    home = _home()
-    assert _at_home(home, max, 1, 2) == 2
+    here = home()
+    assert at_home(here, max, 1, 2) == 2
     with pytest.raises(BenchError, match=r"the node \S+ has medgenbench \S+, the command 99.0"):
-        _at_home((home[0], "99.0"), max, 1, 2)
+        at_home((here[0], "99.0"), max, 1, 2)
     with pytest.raises(BenchError, match=r"does not see /nowhere/at/all \(No such file.*that all nodes share"):
-        _at_home(("/nowhere/at/all", home[1]), max, 1, 2)
+        at_home(("/nowhere/at/all", here[1]), max, 1, 2)
     job = Job("x", tmp_path, {"results": str(tmp_path), "data": "/nowhere/data"}, 1)
     with pytest.raises(BenchError, match=r"does not see /nowhere/data \(no such folder\).*BENCH_CACHE"):
-        _work(job)
+        work(job)
 
 
 class Laid(Cluster):

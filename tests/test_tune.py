@@ -136,6 +136,33 @@ def test_one_who_lost_a_trial_changes_nothing(tmp_path):
     assert Study(search).trials()[0].values == (2.0,)
 
 
+@pytest.mark.parametrize("storage", ["journal", "sqlite"])
+def test_a_trial_that_was_lost_with_its_copy_of_the_study_is_taken_up_or_given_up(tmp_path, storage):
+    search = make(tmp_path, storage=storage)
+    work(search, most=2)
+    study = Study(search)
+    study.release(2)  # taken on a node, whose copy never came back
+    assert study.open() == 6
+    study.give_up(2, "its node was lost three times")
+    told = Study(search).trials()
+    assert [trial.state for trial in told] == ["finished", "finished", "failed"]
+    assert told[2].reason == "its node was lost three times"
+    assert Study(search).take().number == 3
+
+
+def test_a_study_s_file_may_be_replaced_by_a_copy_that_has_more(tmp_path):
+    for storage in ("journal", "sqlite"):
+        here, there = make(tmp_path / storage / "here", storage=storage), make(tmp_path / storage, storage=storage)
+        study = Study(here)
+        (name,) = (path.name for path in here.folder.iterdir() if path.suffix in (".journal", ".db"))
+        (there.folder / name).write_bytes((here.folder / name).read_bytes())
+        work(there, most=2)
+        (there.folder / name).replace(here.folder / name)
+        assert [trial.state for trial in Study(here).trials()] == ["finished", "finished"]
+        if storage == "journal":  # whoever has it open reads on where it was; with SQLite, it must be opened anew
+            assert [trial.state for trial in study.trials()] == ["finished", "finished"]
+
+
 def test_hopeless_trials_are_pruned_but_not_early_nor_at_their_end(tmp_path):
     search = make(tmp_path, trials=6)
     for number in range(4):

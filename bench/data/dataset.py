@@ -242,13 +242,28 @@ def prepare_dataset(
             return ImageDataset.open(folder)
         except InputError:  # damaged by a full disk or by hand: the source is there, so make it anew
             shutil.rmtree(folder, ignore_errors=True)
+    keep(folder, lambda building: source.prepare(building, progress))
+    return ImageDataset.open(folder)
+
+
+def keep(folder: Path, make: Callable[[Path], None]) -> None:
+    """Make a set beside its place in the cache and move it there when it is complete.
+
+    Args:
+        folder: its place; its name ends with 16 hex digits.
+        make: fills the folder that it is given.
+
+    Raises:
+        BenchError: the cache can't be written.
+    """
+    cache = folder.parent
     try:
         cache.mkdir(parents=True, exist_ok=True)
         sweep(cache)
         building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=cache))
         try:
-            with _claimed(building, must=False):
-                source.prepare(building, progress)
+            with claimed(building, must=False):
+                make(building)
                 try:
                     building.rename(folder)
                 except OSError:  # another process was first: its set is the same
@@ -262,7 +277,6 @@ def prepare_dataset(
             f"the prepared data can't be written to {cache}: {error.strerror or error}; "
             f"{'free some space there, or ' if full else ''}set BENCH_CACHE to another folder"
         ) from error
-    return ImageDataset.open(folder)
 
 
 def sweep(cache: Path) -> None:
@@ -270,14 +284,14 @@ def sweep(cache: Path) -> None:
     for left in cache.glob(".*"):
         try:
             if BUILDING.fullmatch(left.name) and time.time() - left.stat().st_mtime > SETTLED_SECONDS:
-                with _claimed(left, must=True):
+                with claimed(left, must=True):
                     shutil.rmtree(left, ignore_errors=True)
         except OSError:  # somebody works at it, or it is gone
             continue
 
 
 @contextlib.contextmanager
-def _claimed(folder: Path, *, must: bool) -> Iterator[None]:
+def claimed(folder: Path, *, must: bool) -> Iterator[None]:
     """Hold a lock of the operating system's on a folder.
 
     Raises:

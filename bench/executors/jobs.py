@@ -60,6 +60,10 @@ class Executor(Protocol):
     def workers(self) -> int | None:
         """Jobs at once, at most; None for as many as there is room for."""
 
+    @property
+    def apart(self) -> bool:
+        """Whether jobs see the command's files as copies only, which come back when a job ends."""
+
     def run(self, jobs: Sequence[Job], on_event: OnEvent, workers: int | None = None) -> None:
         """Run the jobs, begun in this order.
 

@@ -144,6 +144,11 @@ class Local:
 
     workers: int = 1
 
+    @property
+    def apart(self) -> bool:
+        """Jobs see the command's files."""
+        return False
+
     def __enter__(self) -> Local:
         """Nothing is to be begun."""
         return self

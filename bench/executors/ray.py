@@ -1,15 +1,15 @@
 """Runs the jobs on the nodes of a Ray cluster. The only room that imports Ray.
 
 A node does with its job what `local` does: start the process, watch its limits, stop it. Ray only finds the node, starts
-that watcher there and says when it is gone; a job tells its events and leaves its results through the file system, which
-all nodes share. A job whose node or process is lost is begun again elsewhere, and goes on from its checkpoint.
+that watcher there (`node`) and says when it is gone; a job tells its events and leaves its results through the file system,
+which all nodes share, or through an address (`share`). A job whose node or process is lost is begun again elsewhere, and
+goes on from its checkpoint.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import platform
 import shutil
 import signal
 import socket
@@ -20,11 +20,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench import __version__
 from bench.errors import BenchError, InputError
+from bench.executors.depot import DepotError
 from bench.executors.jobs import Claim, Job, OnEvent
-from bench.executors.local import POLL_SECONDS, STOP_SECONDS, run_jobs
-from bench.store import Events, Tail
+from bench.executors.local import POLL_SECONDS, STOP_SECONDS
+from bench.executors.node import at_home, carried, home, with_data, work
+from bench.executors.share import FETCH_SECONDS, PATIENCE_SECONDS, Awaited, Share
+from bench.store import Tail
 
 LOSSES = 3
 """A job that is lost so often without getting further in between is given up."""
@@ -42,17 +44,24 @@ class Cluster:
         address: host:port of its head, or 'auto' for the one that this machine belongs to; None for the one that
             RAY_ADDRESS names, or else one of this machine alone, which is started here and ends with the context.
         workers: jobs at once, at most; None for as many as there is room for.
+        share: any address that fsspec knows, through which jobs get and leave files; None where all nodes share a file system.
+
+    Raises:
+        InputError: no address that fsspec knows.
     """
 
-    def __init__(self, address: str | None, workers: int | None = None) -> None:
+    def __init__(self, address: str | None, workers: int | None = None, share: str | None = None) -> None:
         self.address, self.workers = address or os.environ.get("RAY_ADDRESS") or None, workers
         self._own: Path | None = None
+        self._share = None if share is None else Share(share)
+        self._away = False
+        """Whether the share did not answer when it was last looked at."""
 
     def __enter__(self) -> Cluster:
         """Connect to the cluster, or start one.
 
         Raises:
-            InputError: Ray is not installed, or there is no cluster at the address.
+            InputError: Ray is not installed, there is no cluster at the address, or nothing can be shared through an address.
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would tell its makers
         os.environ.setdefault("RAY_worker_niceness", "0")  # of a cluster started here: a job is as nice as a local one
@@ -62,6 +71,8 @@ class Cluster:
         except ImportError:
             raise InputError("--executor ray: Ray is not installed here; pip install 'medgenbench[ray]'") from None
         self._ray: Any = ray
+        if self._share:
+            self._share.__enter__()
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         how: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
         if self.address is None:
@@ -90,6 +101,13 @@ class Cluster:
             self._ray.shutdown()
         if self._own is not None:
             shutil.rmtree(self._own, ignore_errors=True)
+        if self._share:
+            self._share.__exit__()
+
+    @property
+    def apart(self) -> bool:
+        """Whether jobs see the command's files as copies only."""
+        return self._share is not None
 
     def nodes(self) -> list[Mapping[str, float]]:
         """What each node that is up and may be given jobs has in all: 'CPU', 'GPU', 'memory' (bytes)."""
@@ -115,15 +133,24 @@ class Cluster:
         options = self._options(claim, need_bytes)
         return sum(_fits(node, {**asked, "memory": options["memory"]}) for node in nodes)
 
-    def call(self, function: Callable[..., Any], *arguments: Any, claim: Claim) -> Any:
+    def call(self, function: Callable[..., Any], *arguments: Any, claim: Claim, data: Path | None = None) -> Any:
         """Run a function on a node, as a job of this claim would run there, and return what it returns.
+
+        Args:
+            function: what is called.
+            arguments: what it is given.
+            claim: what is set apart for it.
+            data: a prepared data set, whose folder on the node it is given before its arguments.
 
         Raises:
             BenchError: what it raised, in one line.
         """
-        remote = self._ray.remote(_at_home).options(**self._options(claim, 0))
+        remote = self._ray.remote(at_home).options(**self._options(claim, 0))
+        if data is not None:
+            there = self._share.lend(data) if self._share else data.resolve()
+            function, arguments = with_data, (there, function, *arguments)
         try:
-            return self._ray.get(remote.remote(_home(), function, *arguments))
+            return self._ray.get(remote.remote(home(shared=not self._share), function, *arguments))
         except self._ray.exceptions.RayError as error:
             cause = getattr(error, "cause", None) or error
             if isinstance(cause, BenchError):
@@ -136,19 +163,25 @@ class Cluster:
         Raises:
             KeyboardInterrupt: passed on after all jobs were stopped.
             InputError: a job asks for more than any node has.
-            BenchError: a node does not see the data or the results.
+            BenchError: a node does not see the data or the results, or what they are shared through does not answer.
         """
         for job in jobs:
             self.slots(job.claim, job.need_bytes)
         waiting, placed = list(jobs), list[_Placed]()
+        looked = 0.0
         try:
             while waiting or placed:
                 for job in self._next(waiting, placed, workers or self.workers):
                     waiting.remove(job)
                     placed.append(self._place(job))
                 time.sleep(POLL_SECONDS)
+                if self._share and placed and time.monotonic() - looked >= FETCH_SECONDS:
+                    self._look(placed, on_event)
+                    looked = time.monotonic()
                 for one in list(placed):
                     done = bool(self._ray.wait([one.reference], timeout=0)[0])  # before its last events are read
+                    if done and self._share and one.awaited:
+                        self._share.conclude(one.awaited)
                     for event in one.events():
                         on_event(one.job, event)
                     if done and (end := self._end(one, on_event)) is not None:
@@ -158,6 +191,30 @@ class Cluster:
                         on_event(one.job, end)
         finally:
             self._stop(placed)
+            self._conclude(placed, on_event)
+
+    def _look(self, placed: list[_Placed], on_event: OnEvent) -> None:
+        """Bring what jobs at work have sent; if it can't be had, that is told once, and jobs go on."""
+        assert self._share
+        try:
+            self._share.look([one.awaited for one in placed if one.awaited])
+            self._away = False
+        except DepotError as error:
+            if not self._away:
+                on_event(placed[0].job, {"type": "warning", "text": f"{error}; it goes on, and is looked for again"})
+            self._away = True
+
+    def _conclude(self, placed: list[_Placed], on_event: OnEvent) -> None:
+        """Bring what jobs that were stopped have left, their checkpoints above all."""
+        patience = PATIENCE_SECONDS
+        for one in placed:
+            try:
+                if self._share and one.awaited:
+                    self._share.conclude(one.awaited, patience)
+            except BenchError as error:
+                text = f"{error}; what it did after its last word is lost"
+                on_event(one.job, {"type": "warning", "text": text})
+                patience = 0.0  # for the others: it is the same store
 
     def _next(self, waiting: list[Job], placed: list[_Placed], most: int | None) -> Iterator[Job]:
         """The jobs to hand to Ray now, which begins them when there is room."""
@@ -169,12 +226,16 @@ class Cluster:
                 yield job
 
     def _place(self, job: Job, losses: int = 0) -> _Placed:
-        home = replace(job, folder=job.folder.resolve())
-        tail = Tail(home.folder / "events.jsonl", from_end=True)
+        placed, awaited = replace(job, folder=job.folder.resolve()), None
+        what: tuple[Any, ...] = (work, placed)
+        if self._share:
+            parcel, awaited = self._share.pack(placed)
+            what = (carried, parcel)
+        tail = Tail(placed.folder / "events.jsonl", from_end=True)
         # what is lost is begun again from here, where it is told and counted
         how = {**self._options(job.claim, job.need_bytes), "max_retries": 0, "scheduling_strategy": "SPREAD"}
-        reference = self._ray.remote(_at_home).options(**how, name=job.name).remote(_home(), _work, home)
-        return _Placed(job, reference, tail, losses)
+        reference = self._ray.remote(at_home).options(**how, name=job.name).remote(home(shared=not self._share), *what)
+        return _Placed(job, reference, tail, losses, awaited)
 
     def _options(self, claim: Claim, need_bytes: int) -> dict[str, float]:
         """What Ray is asked for. What a job is only expected to need is asked for as far as a node has it."""
@@ -192,9 +253,9 @@ class Cluster:
         gone = (errors.WorkerCrashedError, errors.NodeDiedError, errors.LocalRayletDiedError, errors.ObjectLostError)
         try:
             end: dict[str, Any] = self._ray.get(one.reference)
-            if end["code"] != -signal.SIGKILL or end["limit"]:
+            if "lost" not in end and (end["code"] != -signal.SIGKILL or end["limit"]):
                 return end
-            why = "its process was killed (out of memory?)"
+            why = end.pop("lost", "its process was killed (out of memory?)")
         except errors.OutOfMemoryError:
             end, why = {"type": "end", "code": 1, "limit": False}, "its node ran out of memory"
         except gone as error:
@@ -220,13 +281,13 @@ class Cluster:
         for path in one.job.folder.rglob(".*.part"):
             path.unlink(missing_ok=True)
         again = self._place(one.job, losses)
-        one.reference, one.tail, one.losses = again.reference, again.tail, losses
+        one.reference, one.tail, one.losses, one.awaited = again.reference, again.tail, losses, again.awaited
         return None
 
     def _stop(self, placed: list[_Placed]) -> None:
         """Have every job stopped where it runs, as a local one is; what does not stop in time is ended with its watcher."""
-        left = [one.reference for one in placed]
-        for force, patience in ((False, STOP_SECONDS + GRACE_SECONDS), (True, GRACE_SECONDS)):
+        left, sending = [one.reference for one in placed], PATIENCE_SECONDS if self._share else 0.0
+        for force, patience in ((False, STOP_SECONDS + GRACE_SECONDS + sending), (True, GRACE_SECONDS)):
             for reference in left:
                 with contextlib.suppress(Exception):  # it ended just now, or its node is gone
                     self._ray.cancel(reference, force=force)
@@ -243,6 +304,8 @@ class _Placed:
     tail: Tail
     losses: int
     """How often it was lost since it last got further."""
+    awaited: Awaited | None = None
+    """What it sends, where nodes share an address only."""
     begun: bool = False
     resumed: int | None = None
     """Step that it was taken up again at, the last time."""
@@ -256,49 +319,6 @@ class _Placed:
             if event["type"] == "resumed" and event["step"] != self.resumed:
                 self.resumed, self.losses = event["step"], 0
             yield event
-
-
-def _home() -> tuple[str, str]:
-    """Where the command was given, from which relative paths count, and of which version it is."""
-    return str(Path.cwd()), __version__
-
-
-def _at_home(home: tuple[str, str], function: Callable[..., Any], *arguments: Any) -> Any:
-    """On a node: call a function there.
-
-    Raises:
-        BenchError: the node has no such folder, or another version.
-    """
-    folder, version = home
-    if version != __version__:
-        raise BenchError(f"the node {platform.node()} has medgenbench {__version__}, the command {version}")
-    try:
-        os.chdir(folder)
-    except OSError as error:
-        raise BenchError(_unshared(folder, error.strerror or str(error))) from None
-    return function(*arguments)
-
-
-def _work(job: Job) -> dict[str, Any]:
-    """On a node: run the job's process to its end and return that; interrupted, it stops it first.
-
-    Raises:
-        BenchError: the node does not see the data or the results.
-    """
-    for folder in (job.spec["results"], job.spec["data"]):
-        if not Path(folder).is_dir():
-            raise BenchError(_unshared(folder, "no such folder"))
-    told: list[dict[str, Any]] = []
-    emit = Events(job.folder / "events.jsonl")
-    emit("placed", node=platform.node())
-    emit.close()
-    run_jobs([job], 1, lambda _, event: told.append(event) if event["type"] == "end" else None)
-    return told[0]
-
-
-def _unshared(folder: str, why: str) -> str:
-    remedy = "data (BENCH_CACHE), results (--out) and the folder of the command must lie on a file system that all nodes share"
-    return f"the node {platform.node()} does not see {folder} ({why}): {remedy}"
 
 
 def _asked(claim: Claim) -> dict[str, float]:
