@@ -345,21 +345,6 @@ def test_a_conditional_ddim_tells_its_classes_apart():
     assert not torch.equal(same, other)
 
 
-def test_ddim_draws_the_same_whether_the_network_sees_a_chunk_whole_or_in_parts(monkeypatch):
-    """Guidance, noise and labels of every image stay its own."""
-    model = build(ddim.DDIM, channels=(32,), conditional=True, guidance=2.0, eta=0.5, sampling_steps=3).eval()
-    nn.init.normal_(model.network.class_embedding.weight, generator=generator())
-    nn.init.normal_(model.network.conv_out.weight, std=0.1, generator=generator())
-    drawn, seen = [], []
-    predict = model.predict
-    monkeypatch.setattr(model, "predict", lambda x, t, y: seen.append(len(x)) or predict(x, t, y))
-    for part in (100, 4):
-        monkeypatch.setattr(ddim, "PART", part)
-        drawn.append(model.sample(torch.arange(8) % 3, generator()))
-    torch.testing.assert_close(*drawn, atol=1e-4, rtol=0)
-    assert seen == [8] * 3 * 2 + [4] * 3 * 2 * 2
-
-
 @pytest.mark.parametrize(
     "family", [gan.ConditionalGAN, dcgan.DCGAN, wgan_gp.WGANGP, vae_gan_knee.KneeVAEGAN, vae_gan.VAEGAN]
 )
