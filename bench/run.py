@@ -606,6 +606,7 @@ def _sheet(images: np.ndarray, labels: np.ndarray, shown: int | None, num_classe
     if shown is None:
         return grid(images[: 4 * GRID_COLUMNS], columns=GRID_COLUMNS)
     rows = [images[labels == index][:shown] for index in range(num_classes)]
+    shown = max(map(len, rows))  # a floor of few validation images may have fewer than generators show
     return grid(np.concatenate([row for row in rows if len(row) == shown]), columns=shown)
 
 

@@ -27,7 +27,7 @@ from bench.recovery import recover
 from bench.registry import suggestion
 from bench.search import Search
 from bench.spent import SPENT
-from bench.store import SESSION_EVENTS, Events, Store, diverged, read_json, write_bytes, write_json
+from bench.store import SESSION_EVENTS, Events, Store, diverged, evaluated, read_json, write_bytes, write_json
 from bench.studies import Searching, reason_of, renew_record, settled, with_best
 from bench.suite import Suite
 from bench.track import Tracker, default_uri
@@ -237,7 +237,11 @@ def _execute(
             state = read_json(store.reference) or {}
             if state.get("reference_id") != prepared.plan.reference_id:
                 raise BenchError(f"{reference.name}: {said.get(reference.name, 'no reason known')}")
-            display.ended(reference.name, "finished")
+            if all(evaluated(row.run, row.eval_id) for row in prepared.plan.floors):
+                display.ended(reference.name, "finished")
+            else:  # a floor is missing: families are scored all the same, and the exit code tells
+                outcome.bad[reference.name] = said.get(reference.name, "no reason known")
+                display.ended(reference.name, f"failed: {outcome.bad[reference.name]}")
         with SPENT.on("search"):
             outcome.did += _search(prepared, pending, executor, display)
         ready = []

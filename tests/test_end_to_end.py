@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -543,3 +544,33 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
             wheel.writestr(path, content)
     return name
 '''
+
+
+SMALL = """
+name: small
+data: {source: images, root: images, image_size: [16, 16]}
+generators: [mean_image]
+evaluation: {draws: 2, samples_per_draw: 20, few: 10, bootstrap: 20, features: [random]}
+progress: {points: 0}
+tracking: {enabled: false}
+threads: 1
+"""
+
+
+def test_a_floor_of_fewer_images_than_generators_show_and_one_that_cannot_be_written(tmp_path):
+    """Six validation images a class, ten test images: the floor is complete; where it fails, code and display say so."""
+    make_images(tmp_path / "images", per_class=40)
+    shutil.rmtree(tmp_path / "images" / "rare")
+    (tmp_path / "suite.yaml").write_text(SMALL)
+    bench("run", "suite.yaml", cwd=tmp_path, check=0)
+    again = bench("run", "suite.yaml", cwd=tmp_path, check=0)
+    assert "real data" not in again.stdout, "it is there, and not done again"
+
+    (floor,) = (tmp_path / "results" / "small" / "runs").glob("floor_validation-*")
+    shutil.rmtree(floor)
+    floor.write_text("in the way")
+    failed = bench("run", "suite.yaml", cwd=tmp_path, check=1)
+    assert "real data: failed: " in failed.stdout
+    assert str(floor) in failed.stdout.replace("\n", "")
+    floor.unlink()
+    bench("run", "suite.yaml", cwd=tmp_path, check=0)
