@@ -21,10 +21,11 @@ ORDER = (
     "scoring",
     "report",
     "bookkeeping",
+    "lost",
     "idle",
 )
 """Columns; others follow."""
-OVERHEAD = ("start-up", "bookkeeping", "idle")
+OVERHEAD = ("start-up", "bookkeeping", "lost", "idle")
 """What nobody asked for."""
 SESSION = "session"
 
@@ -68,7 +69,7 @@ class Timeline:
 
     @property
     def overhead(self) -> float:
-        """Share of start-up, bookkeeping and idle time."""
+        """Share of start-up, bookkeeping, lost and idle time."""
         return self.sum_of(*OVERHEAD) / self.total if self.total else 0.0
 
 
@@ -118,13 +119,22 @@ def _of_session(events: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def _of_job(folder: Path, started: float, ended: float) -> dict[str, float]:
-    """A job's account; what its process didn't tell (it was killed, or took long to end) is bookkeeping."""
+    """A job's account; what its process didn't tell (it was killed, or took long to end) is bookkeeping.
+
+    Of one that was begun again on a cluster, all from its first beginning to its last is lost.
+    """
     told: dict[str, float] = {}
+    placed: list[float] = []
     for event in _read(folder / "events.jsonl"):
         if event["type"] == "spent" and started <= event["time"] <= ended + 1:
             told = {name: float(value) for name, value in event["seconds"].items()}
+        if event["type"] == "placed" and started <= event["time"] <= ended:
+            placed.append(event["time"])
+    lost = placed[-1] - placed[0] if placed else 0.0
     rest = ended - started - sum(told.values())
-    told["bookkeeping" if told else "unknown"] = told.get("bookkeeping", 0.0) + max(0.0, rest)
+    told["bookkeeping" if told else "unknown"] = told.get("bookkeeping", 0.0) + max(0.0, rest - lost)
+    if lost:
+        told["lost"] = lost
     return told
 
 
@@ -168,6 +178,6 @@ def table(found: Timeline) -> list[str]:
     again = f" in {found.sessions} sessions" if found.sessions > 1 else ""
     lines.append(
         f"{found.wall / 60:.1f} minutes by the clock{again}; "
-        f"start-up, bookkeeping and idle time are {found.overhead:.1%} of all"
+        f"start-up, bookkeeping, lost and idle time are {found.overhead:.1%} of all"
     )
     return lines

@@ -63,6 +63,22 @@ def test_jobs_and_session_are_told_apart(tmp_path):
     assert re.fullmatch(r"share +100\.0% .*32\.7%.*", lines[-2])
 
 
+def test_earlier_attempts_of_a_job_on_a_cluster_are_lost(tmp_path):
+    """Placed at 1, 6 and 14 of 20 seconds; the last attempt tells of 5 of its 6."""
+    write(
+        tmp_path / "session.jsonl",
+        [
+            {"type": "session", "time": 0.0, "began": 0.0, "workers": None},
+            {"type": "job_end", "time": 20.0, "name": "a", "folder": "runs/a", "started": 1.0},
+        ],
+    )
+    placed = [{"type": "placed", "time": time, "node": "n"} for time in (1.0, 6.0, 14.0)]
+    write(tmp_path / "runs/a/events.jsonl", [*placed, {"type": "spent", "time": 19.5, "seconds": {"training": 5.0}}])
+    found = timeline(tmp_path)
+    assert found.lines[1].seconds == {"training": 5.0, "bookkeeping": 1.0, "lost": 13.0}
+    assert found.overhead == pytest.approx(14 / found.total)
+
+
 def test_a_folder_without_an_account_says_so(tmp_path):
     with pytest.raises(InputError, match="no account of time here"):
         timeline(tmp_path)
