@@ -76,7 +76,7 @@ def _there(suite: Suite, where: Local | Cluster, device: str) -> tuple[Suite, Li
     """Settle what depends on where jobs run: the device, and on it the precision, since this machine may have no GPU.
 
     Raises:
-        InputError: the suite's studies can't be had there.
+        InputError: the suite's studies or files can't be had there.
     """
     from bench.executors.jobs import Claim
     from bench.executors.local import Local
@@ -84,7 +84,7 @@ def _there(suite: Suite, where: Local | Cluster, device: str) -> tuple[Suite, Li
     from bench.studies import refuse_apart
 
     if where.apart:
-        refuse_apart(suite.tuning)
+        refuse_apart(suite.tuning, suite.paths)
     device = where.device(device)
     if not isinstance(where, Local) and suite.precision == "auto" and device == "cuda":
         precision = where.call(resolve_precision, "auto", device, claim=Claim(gpus=suite.resources.gpus))

@@ -9,8 +9,9 @@ import csv
 import io
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from bench.errors import InputError
@@ -35,12 +36,20 @@ class Display(Protocol):
         """A job is over."""
 
 
-def refuse_apart(spec: TuningSpec | None) -> None:
-    """See that studies can be had where jobs have copies of the results only.
+def refuse_apart(spec: TuningSpec | None, paths: Mapping[str, str]) -> None:
+    """See that a suite can be had where jobs have copies of the results only.
+
+    Args:
+        spec: its tuning.
+        paths: what it names besides, by the key that names it.
 
     Raises:
-        InputError: they can't, and what would do.
+        InputError: it can't, and what would do.
     """
+    for key, path in paths.items():
+        if not Path(path).is_absolute():
+            why = "with --share nodes don't see the folder that it counts from"
+            raise InputError(f"{key}: {path}: {why}; give an absolute path that is there on every node")
     remedy = "storage: postgresql://host/database, which nodes reach"
     if spec and spec.in_a_file and (spec.workers or 1) > 1:
         why = f"with --share the {spec.storage} of a search is at one node at a time"

@@ -362,6 +362,14 @@ class Suite(_Model):
         """Name of the data source."""
         return str(self.data.get("source"))
 
+    @property
+    def paths(self) -> dict[str, str]:
+        """Files and folders that jobs read beside the data set, by the key that names them."""
+        named = {f"generators.{spec.row}.folder": spec.folder for spec in self.generators}
+        for name, spec in self.evaluation.extractors.items():
+            named |= {f"evaluation.extractors.{name}.{key}": getattr(spec, key) for key in ("weights", "file")}
+        return {key: path for key, path in named.items() if path is not None}
+
 
 def check_name(value: str) -> str:
     """Return `value` if it can name a folder everywhere; otherwise raise ValueError."""

@@ -105,6 +105,12 @@ def test_no_reader_sees_half_a_file_of_a_folder(tmp_path, monkeypatch):
     [
         ("nonsense://bucket", "no address that fsspec knows"),
         ("s3://key:secret@bucket", "leave the password out of the address"),
+        ("s3://key:sec/ret@bucket", "leave the password out of the address"),
+        ("", "names nothing"),
+        ("s3://", "names nothing"),
+        ("s3:/bucket/x", "a URL or a folder"),
+        ("s3:bucket/x", "a URL or a folder"),
+        ("s3//bucket/x", "a URL or a folder"),
         ("/dev/null/share", "can't be written"),
         ("memory://x", "only this process sees it"),
     ],
@@ -424,6 +430,38 @@ def test_a_job_s_node_has_what_it_needs_and_leaves_what_it_writes(tmp_path, resu
     assert [path.name for path in cache_folder().iterdir() if path.is_dir()] == [parcel.data.name], "no scratch is left"
 
 
+def test_a_result_that_is_gone_from_the_address_is_not_taken_for_none(results, data, shared, monkeypatch):
+    monkeypatch.setattr(share, "PAUSE_SECONDS", 0.01)
+    job = training(results, data)
+    parcel, awaited = shared.pack(job)
+
+    def work(there):
+        (there.folder / "result.json").write_text("finished")
+        return {"type": "end", "code": 0, "reason": None, "limit": False}
+
+    node.carried(parcel, work)
+    depot = Depot(shared.address)
+    for name in depot.names(awaited.receiver.place) - {"manifest.json"}:
+        depot.remove(f"{awaited.receiver.place}/{name}")
+    assert not shared.conclude(awaited)
+
+    parcel, awaited = shared.pack(job)
+    assert not shared.conclude(awaited), "its node has told nothing yet"
+    parcel, awaited = shared.pack(job)
+    node.carried(parcel, work)
+    assert shared.conclude(awaited)
+    assert (job.folder / "result.json").read_text() == "finished"
+
+
+def test_what_a_killed_command_left_goes_whatever_address_the_next_one_has(results, data, shared, tmp_path):
+    shared.pack(training(results, data))
+    left = Depot(shared.address)
+    assert left.names("runs")
+    with share.Share(str(tmp_path / "elsewhere")) as other:
+        other.pack(training(results, data))
+        assert not left.names("runs")
+
+
 def test_an_interrupted_job_s_checkpoint_comes_back(results, data, shared):
     job = training(results, data)
     parcel, awaited = shared.pack(job)
@@ -581,11 +619,11 @@ def test_each_kind_of_job_takes_what_it_opens(tmp_path):
 )
 def test_a_study_that_cannot_be_shared_is_refused_in_one_line(spec, said):
     with pytest.raises(InputError, match=said) as error:
-        refuse_apart(TuningSpec(**spec))
+        refuse_apart(TuningSpec(**spec), {})
     assert len(str(error.value).splitlines()) == 1
 
 
 def test_other_studies_can_be_shared():
-    refuse_apart(None)
+    refuse_apart(None, {"generators.mine.folder": "/images"})
     for spec in ({}, {"workers": 1}, {"storage": "sqlite"}, {"workers": 8, "storage": "postgresql://host/database"}):
-        refuse_apart(TuningSpec(**spec))
+        refuse_apart(TuningSpec(**spec), {})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import secrets
 import shutil
 import time
@@ -33,6 +34,9 @@ PACKAGES = {
     "az": "adlfs",
 }
 
+LIKE_URL = re.compile(r"[a-z][a-z0-9+]+:|(s3a?|gc?s|abfss?|az|https?|file)//", re.IGNORECASE)
+"""Begins no folder's name that anybody means."""
+
 T = TypeVar("T")
 
 
@@ -53,10 +57,17 @@ class Depot:
 
     def __init__(self, address: str) -> None:
         scheme, separator, rest = address.partition("://")
-        if separator and ":" in rest.partition("/")[0].rpartition("@")[0]:
+        if separator and ":" in rest.rpartition("@")[0]:
             where = "the store's package takes it from its environment or its own files"
             raise InputError(f"--share {scheme}://...: leave the password out of the address; {where}")
-        if not separator:
+        if not address.strip() or (separator and not rest.strip("/")):
+            raise InputError(f"--share {address!r}: names nothing; give a bucket, such as s3://bucket/x, or a folder")
+        if not separator and LIKE_URL.match(address):
+            remedy = "a URL has :// behind its kind, as s3://bucket/x; for a folder of this name write ./ in front"
+            raise InputError(f"--share {address}: a URL or a folder? {remedy}")
+        if separator:
+            scheme, address = scheme.lower(), f"{scheme.lower()}://{rest.rstrip('/')}"
+        else:
             address = str(Path(address).expanduser().absolute())
         try:
             from fsspec.core import url_to_fs

@@ -225,8 +225,11 @@ class Receiver:
         """Whether anything has come yet."""
         return bool(self._have)
 
-    def fetch(self) -> None:
+    def fetch(self) -> bool:
         """Bring what is new; a version that is replaced at this moment comes with the next call.
+
+        Returns:
+            Whether all is here that the sender told of; not if it told nothing.
 
         Raises:
             DepotError: the store does not answer.
@@ -235,7 +238,7 @@ class Receiver:
         content = self._depot.read(f"{self.place}/{MANIFEST}")
         manifest = _parsed(content)
         if manifest is None or content == self._last:
-            return
+            return manifest is not None
         files, gone = manifest
         whole = True
         for name, sent in sorted(files.items(), key=lambda item: (item[0].endswith(GROWING), item[1].key)):
@@ -249,6 +252,7 @@ class Receiver:
             self._have.pop(name, None)
         self._gone = gone
         self._last = content if whole else None
+        return whole
 
 
 def download(depot: Depot, sent: Sent, path: Path, *, mark: bool = False) -> bool:

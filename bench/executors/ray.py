@@ -181,7 +181,7 @@ class Cluster:
                 for one in list(placed):
                     done = bool(self._ray.wait([one.reference], timeout=0)[0])  # before its last events are read
                     if done and self._share and one.awaited:
-                        self._share.conclude(one.awaited)
+                        one.whole = self._share.conclude(one.awaited)
                     for event in one.events():
                         on_event(one.job, event)
                     if done and (end := self._end(one, on_event)) is not None:
@@ -253,6 +253,8 @@ class Cluster:
         gone = (errors.WorkerCrashedError, errors.NodeDiedError, errors.LocalRayletDiedError, errors.ObjectLostError)
         try:
             end: dict[str, Any] = self._ray.get(one.reference)
+            if not one.whole:
+                end = {"lost": "not all that it wrote is at the address that nodes share", **end, "code": 1}
             if "lost" not in end and (end["code"] != -signal.SIGKILL or end["limit"]):
                 return end
             why = end.pop("lost", "its process was killed (out of memory?)")
@@ -281,7 +283,8 @@ class Cluster:
         for path in one.job.folder.rglob(".*.part"):
             path.unlink(missing_ok=True)
         again = self._place(one.job, losses)
-        one.reference, one.tail, one.losses, one.awaited = again.reference, again.tail, losses, again.awaited
+        one.reference, one.tail, one.losses = again.reference, again.tail, losses
+        one.awaited, one.whole = again.awaited, True
         return None
 
     def _stop(self, placed: list[_Placed]) -> None:
@@ -306,6 +309,8 @@ class _Placed:
     """How often it was lost since it last got further."""
     awaited: Awaited | None = None
     """What it sends, where nodes share an address only."""
+    whole: bool = True
+    """Whether all came that it has sent."""
     begun: bool = False
     resumed: int | None = None
     """Step that it was taken up again at, the last time."""

@@ -18,6 +18,7 @@ import json
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, replace
@@ -28,13 +29,15 @@ from filelock import FileLock
 
 from bench.data.dataset import ImageDataset, cache_folder, keep
 from bench.errors import BenchError, InputError
-from bench.executors.depot import Depot, DepotError, patiently
+from bench.executors.depot import PAUSE_SECONDS, Depot, DepotError, patiently
 from bench.executors.jobs import Job
 from bench.executors.parcels import MANIFEST, Packer, Receiver, Sent, download, inside
 from bench.store import read_json, write_bytes
 
 FETCH_SECONDS = 1.0
 """Between two looks of the command at what has come: a listing, and a small object of each job at work."""
+LOOKS = 3
+"""More at what a job has left, if something is missing that its node told of."""
 PATIENCE_SECONDS = 60.0
 """For a store that does not answer, where nothing can go on without it."""
 RECORD = ".share"
@@ -133,18 +136,19 @@ class Awaited:
     receiver: Receiver
     _described: bool = False
 
-    def fetch(self) -> None:
-        """Bring what is new.
+    def fetch(self) -> bool:
+        """Bring what is new; return whether all is here that the node told of.
 
         Raises:
             DepotError: the store does not answer.
             BenchError: the results can't be written.
         """
-        self.receiver.fetch()
+        whole = self.receiver.fetch()
         if self.receiver.begun and not self._described:  # as a local job's, with the paths that hold here
             described = {**self.job.spec, "parent": os.getpid()}
             write_bytes(self.job.folder / "job.json", json.dumps(described, indent=1).encode())
             self._described = True
+        return whole
 
 
 class Share:
@@ -224,16 +228,25 @@ class Share:
             with ThreadPoolExecutor(FETCHES) as pool:
                 list(pool.map(Awaited.fetch, at_work))
 
-    def conclude(self, one: Awaited, patience: float = PATIENCE_SECONDS) -> None:
+    def conclude(self, one: Awaited, patience: float = PATIENCE_SECONDS) -> bool:
         """Bring all that is left of an attempt that is over, and remove it there.
+
+        Returns:
+            Whether all is here that its node told of: not if it told nothing, or something is gone from the address.
 
         Raises:
             DepotError: the store did not answer for so long.
             BenchError: the results can't be written.
         """
-        patiently(one.fetch, patience)
+        whole = patiently(one.fetch, patience)
+        for _ in range(LOOKS):
+            if whole or not one.receiver.begun:
+                break
+            time.sleep(PAUSE_SECONDS)
+            whole = patiently(one.fetch, patience)
         with contextlib.suppress(DepotError):  # it goes with the room
             self._depot.clear(one.receiver.place)
+        return whole
 
     def _room(self, results: Path) -> tuple[str, Packer]:
         if results not in self._rooms:
@@ -241,6 +254,9 @@ class Share:
             left = read_json(record) or {}
             if left.get("address") == self.address:  # of a command that was killed: what it had fetched is here
                 patiently(lambda: self._depot.clear(str(left.get("room"))), PATIENCE_SECONDS)
+            elif left.get("address"):
+                with contextlib.suppress(InputError, DepotError):  # another address need not be there any more
+                    Depot(str(left["address"])).clear(str(left.get("room")))
             room = f"runs/{results.name}-{secrets.token_hex(6)}"
             write_bytes(record, json.dumps({"address": self.address, "room": room}).encode())
             self._rooms[results] = room, Packer(self._depot, f"{room}/in")
