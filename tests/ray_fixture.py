@@ -81,7 +81,7 @@ def at_work(out: Path) -> dict[str, psutil.Process]:
 
 def first_at_work(out: Path, command, *, other_than: str = "") -> tuple[str, psutil.Process]:
     """Wait for a training that has left a checkpoint; return its row and process."""
-    until = time.monotonic() + 120
+    until = time.monotonic() + 400
     while time.monotonic() < until and command.poll() is None:
         for row, process in at_work(out).items():
             if row != other_than:

@@ -114,7 +114,7 @@ tuning: {trials: 3, images_seen: 800, samples: 20, points: 2}
 
 def trial_at_work(out: Path, command) -> tuple[str, psutil.Process]:
     """Wait for a trial that was taken and is being trained; return its job's folder and process."""
-    until = time.monotonic() + 120
+    until = time.monotonic() + 400
     while time.monotonic() < until and command.poll() is None:
         for process in jobs_in(out):
             try:

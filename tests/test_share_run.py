@@ -107,7 +107,7 @@ def local(places, address):
 
 def arrived(folder: Path, nodes: Path, process) -> tuple[str, psutil.Process]:
     """Wait for a training from which a checkpoint comes to the command; return its row and process."""
-    began, until = time.time(), time.monotonic() + 120
+    began, until = time.time(), time.monotonic() + 400
     while time.monotonic() < until and process.poll() is None:
         for job in jobs_in(nodes):
             try:
