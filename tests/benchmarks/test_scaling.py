@@ -128,7 +128,7 @@ def test_images_cost_the_same_each_to_extract(benchmark):
     compared(benchmark, "batches of images", seconds)
 
 
-LARGE, FEW, MANY = 128, 4, 30
+LARGE, FEW, MANY = 128, 10, 70
 """Side of the images, and numbers of draws, that show memory."""
 
 
@@ -155,11 +155,11 @@ def peaks() -> tuple[int, int]:
 
 @pytest.mark.benchmark(group="scaling")
 def test_peak_memory_is_flat_in_the_number_of_draws(benchmark):
-    """26 more draws add less than two thirds of what their images alone would take, so they are not kept.
+    """60 more draws add less than half of what their images alone would take, so they are not kept.
 
-    What is held between draws is flat; the peak is the greatest of many, and strays upward by some 20 MB (3 %).
+    What is held between draws is flat; the peak is the greatest of many, and strays upward by 5 to 40 MB, most of it early.
     """
     few, many = benchmark.pedantic(peaks, rounds=1, iterations=1)
     images = (MANY - FEW) * CLASS * CLASSES * LARGE**2
     benchmark.extra_info[f"peak after {MANY} draws over that after {FEW}"] = round(many / few, 4)
-    assert many - few < images * 2 / 3, f"{MANY} draws take {many / 2**20:.0f} MiB, {FEW} take {few / 2**20:.0f}"
+    assert many - few < images / 2, f"{MANY} draws take {many / 2**20:.0f} MiB, {FEW} take {few / 2**20:.0f}"
