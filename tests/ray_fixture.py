@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,3 +89,20 @@ def first_at_work(out: Path, command, *, other_than: str = "") -> tuple[str, psu
                 return row, process
         time.sleep(0.02)
     raise AssertionError("no training has left a checkpoint")
+
+
+def told(folder: Path, row: str, kind: str, where: str = "runs/{}-*") -> list[dict[str, Any]]:
+    """The events of one kind that a row's jobs have told."""
+    paths = folder.glob(f"{where.format(row)}/events.jsonl")
+    events = [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+    return [event for event in events if event["type"] == kind]
+
+
+def check_both_losses(said: str, folder: Path, node_under: str, process_of: str) -> None:
+    """One row lost its node and one its process: both were told of, placed again, and went on from a checkpoint."""
+    assert "Traceback" not in said
+    assert f"{node_under} seed 0: lost: its node or its worker is gone" in said
+    assert f"{process_of} seed 0: lost: its process was killed" in said
+    for row in (node_under, process_of):
+        assert told(folder, row, "resumed")[-1]["step"] > 0, "it went on from a checkpoint"
+        assert len(told(folder, row, "placed")) >= 2

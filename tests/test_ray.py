@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from command_line import bench, make_images, scores, start
-from ray_fixture import first_at_work, jobs_in, simulated
+from ray_fixture import check_both_losses, first_at_work, jobs_in, simulated, told
 
 from bench.errors import BenchError, InputError
 from bench.executors.jobs import Claim, Job
@@ -53,12 +53,6 @@ def cluster():
         yield nodes
 
 
-def told(folder: Path, row: str, kind: str, where: str = "runs/{}-*") -> list[dict]:
-    paths = folder.glob(f"{where.format(row)}/events.jsonl")
-    lines = [line for path in paths for line in path.read_text().splitlines()]
-    return [event for event in map(json.loads, lines) if event["type"] == kind]
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of what Ray's own classes for tests leave open
 def test_the_results_are_the_local_ones_whatever_is_lost_on_the_way(cluster, tmp_path):
@@ -85,14 +79,8 @@ def test_the_results_are_the_local_ones_whatever_is_lost_on_the_way(cluster, tmp
     cluster.add()
     assert process.wait(300) == 0, log.read_text()
 
-    said = log.read_text()
-    assert "Traceback" not in said
-    assert f"{under} seed 0: lost: its node or its worker is gone" in said
-    assert f"{other} seed 0: lost: its process was killed" in said
+    check_both_losses(log.read_text(), out / "smoke", under, other)
     assert len(told(out / "smoke", first, "resumed")) >= 1
-    for row in (under, other):
-        assert told(out / "smoke", row, "resumed")[-1]["step"] > 0, "it went on from a checkpoint"
-        assert len(told(out / "smoke", row, "placed")) >= 2
     assert not list(out.rglob("*.part"))
     assert not list(out.rglob("unfinished.safetensors"))
     assert not jobs_in(tmp_path)

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 from command_line import bench, make_images, scores, start
-from ray_fixture import jobs_in, simulated
+from ray_fixture import check_both_losses, jobs_in, simulated
 from s3_fixture import BUCKET, s3_server, use_here
 
 from bench.executors.depot import Depot
@@ -121,11 +121,6 @@ def arrived(folder: Path, nodes: Path, process) -> tuple[str, psutil.Process]:
     raise AssertionError("no checkpoint has come")
 
 
-def events(folder: Path, row: str, kind: str) -> list[dict]:
-    lines = [line for path in folder.glob(f"runs/{row}-*/events.jsonl") for line in path.read_text().splitlines()]
-    return [event for event in map(json.loads, lines) if event["type"] == kind]
-
-
 def study(folder: Path) -> list:
     (path,) = folder.glob("tuning/*/study.json")
     record = json.loads(path.read_text())
@@ -168,13 +163,7 @@ def test_the_results_are_the_local_ones_whatever_is_lost_on_the_way(places, addr
     victim.kill()
     assert process.wait(300) == 0, log.read_text()
 
-    said = log.read_text()
-    assert "Traceback" not in said
-    assert f"{under} seed 0: lost: its node or its worker is gone" in said
-    assert f"{other} seed 0: lost: its process was killed" in said
-    for row in (under, other):
-        assert events(folder, row, "resumed")[-1]["step"] > 0, "it went on from a checkpoint"
-        assert len(events(folder, row, "placed")) >= 2
+    check_both_losses(log.read_text(), folder, under, other)
     assert scores(folder) == scores(local)
     assert len(scores(folder)) > 30
     assert study(folder) == study(local)
