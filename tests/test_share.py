@@ -4,8 +4,10 @@ import importlib
 import io
 import json
 import os
+import socket
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -72,6 +74,23 @@ def test_objects_are_kept_listed_and_removed(depot, monkeypatch):
     depot.clear("a")
     assert depot.read("a/c/d") is None
     assert depot.names("a") == set()
+
+
+def test_a_store_that_takes_requests_and_answers_none_is_told_of_in_its_time(monkeypatch):
+    pytest.importorskip("s3fs", reason="needs s3fs")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        told = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+        use_here({**told, "FSSPEC_S3_ENDPOINT_URL": f"http://127.0.0.1:{silent.getsockname()[1]}"}, monkeypatch)
+        monkeypatch.setattr(depots, "ANSWER_SECONDS", 1.0)
+        depot = Depot("s3://silent/bench")
+        started = time.monotonic()
+        with pytest.raises(InputError, match=r"--share s3://silent/bench: can't be written: no answer in 1 s"):
+            depot.probe()
+        calls = (depot.read, depot.size, depot.names, depot.remove, depot.clear)
+        for call in calls:
+            with pytest.raises(DepotError, match="no answer in 1 s"):
+                call("x")
+        assert time.monotonic() - started < 4 * (1 + len(calls)), "s3fs alone would go on for minutes"
 
 
 def test_a_path_is_an_address_wherever_another_process_works(tmp_path, monkeypatch):

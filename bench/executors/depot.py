@@ -22,6 +22,10 @@ from bench.errors import BenchError, InputError
 SMALL_BYTES = 8_000_000
 """What is not larger goes in one request, and through memory."""
 CHUNK_BYTES = 4_000_000
+ANSWER_SECONDS = 30.0
+"""For one request: the stores' packages wait for many minutes before they say that nobody answers."""
+SLOWEST = 100_000
+"""Bytes a second of a link that is slow and not dead."""
 PAUSE_SECONDS = 2.0
 """Until a store that did not answer is asked again."""
 PACKAGES = {
@@ -97,7 +101,7 @@ class Depot:
             except FileNotFoundError:  # neither a folder on a disk nor an object store: folders must be made
                 if self._local or getattr(self._fs, "async_impl", False):
                     raise
-                self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+                self._ask("makedirs", path.rpartition("/")[0], exist_ok=True)
                 source.seek(0)
                 self._put(path, source, size)
 
@@ -109,15 +113,15 @@ class Depot:
         """
         self.put(key, io.BytesIO(content), len(content))
 
-    def read(self, key: str) -> bytes | None:
-        """Return a small object; None if there is none.
+    def read(self, key: str, size: int = 0) -> bytes | None:
+        """Return a small object, of about this size where that is known; None if there is none.
 
         Raises:
             DepotError: the store does not answer.
         """
         with self._telling("can't be read"):
             try:
-                content: bytes = self._fs.cat_file(self._path(key))
+                content: bytes = self._ask("cat_file", self._path(key), size=size)
             except FileNotFoundError:
                 return None
             return content
@@ -129,7 +133,7 @@ class Depot:
             DepotError: the store does not answer.
         """
         if size <= SMALL_BYTES:
-            yield self.read(key) or b""
+            yield self.read(key, size) or b""
             return
         with (
             self._telling("can't be read"),
@@ -148,7 +152,7 @@ class Depot:
         with self._telling("can't be read"):
             try:
                 self._fs.invalidate_cache()
-                return int(self._fs.size(self._path(key)))
+                return int(self._ask("size", self._path(key)))
             except FileNotFoundError:
                 return None
 
@@ -161,7 +165,7 @@ class Depot:
         with self._telling("can't be read"):
             try:
                 self._fs.invalidate_cache()
-                found: list[str] = self._fs.ls(self._path(folder), detail=False)
+                found: list[str] = self._ask("ls", self._path(folder), detail=False)
             except FileNotFoundError:
                 return set()
             return {path.rstrip("/").rpartition("/")[2] for path in found}
@@ -173,7 +177,7 @@ class Depot:
             DepotError: the store does not answer.
         """
         with self._telling("can't be written"), contextlib.suppress(FileNotFoundError):
-            self._fs.rm_file(self._path(key))
+            self._ask("rm_file", self._path(key))
 
     def clear(self, folder: str) -> None:
         """Remove a folder with all that is in it.
@@ -187,8 +191,8 @@ class Depot:
                 shutil.rmtree(path, ignore_errors=True)
                 return
             self._fs.invalidate_cache()
-            if found := self._fs.find(path):
-                self._fs.rm(found)
+            if found := self._ask("find", path):
+                self._ask("rm", found)
 
     def probe(self) -> None:
         """Write an object, read it and remove it.
@@ -209,6 +213,19 @@ class Depot:
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}"
 
+    def _ask(self, method: str, *arguments: Any, size: int = 0, **more: Any) -> Any:
+        """Call a method of the store that moves about so many bytes; one over a network has its time to answer in."""
+        if not getattr(self._fs, "async_impl", False):
+            return getattr(self._fs, method)(*arguments, **more)
+        from fsspec.asyn import sync
+        from fsspec.exceptions import FSTimeoutError
+
+        seconds = ANSWER_SECONDS + size / SLOWEST
+        try:
+            return sync(self._fs.loop, getattr(self._fs, f"_{method}"), *arguments, timeout=seconds, **more)
+        except FSTimeoutError:
+            raise TimeoutError(f"no answer in {seconds:.0f} s") from None
+
     def _put(self, path: str, source: IO[bytes], size: int) -> None:
         if self._local:  # where who reads would see half a file
             Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -220,7 +237,7 @@ class Depot:
             finally:
                 temporary.unlink(missing_ok=True)
         elif size <= SMALL_BYTES:
-            self._fs.pipe_file(path, source.read(size))
+            self._ask("pipe_file", path, source.read(size), size=size)
         else:
             with self._fs.open(path, "wb") as file:
                 _copy(source, file, size)

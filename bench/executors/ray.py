@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError, InputError
-from bench.executors.depot import DepotError
+from bench.executors.depot import ANSWER_SECONDS, DepotError
 from bench.executors.jobs import Claim, Job, OnEvent
 from bench.executors.local import POLL_SECONDS, STOP_SECONDS
 from bench.executors.node import at_home, carried, home, with_data, work
@@ -190,6 +190,9 @@ class Cluster:
                             on_event(one.job, {"type": "start", "time": time.time()})
                         on_event(one.job, end)
         finally:
+            if self._share and placed:
+                text = "stopped; what it has done is awaited, four minutes if the address does not answer"
+                on_event(placed[0].job, {"type": "warning", "text": f"{text}; Ctrl-C once more leaves it there"})
             self._stop(placed)
             self._conclude(placed, on_event)
 
@@ -206,15 +209,17 @@ class Cluster:
 
     def _conclude(self, placed: list[_Placed], on_event: OnEvent) -> None:
         """Bring what jobs that were stopped have left, their checkpoints above all."""
-        patience = PATIENCE_SECONDS
+        away: DepotError | None = None
         for one in placed:
             try:
+                if away:  # for the others too: it is the same store
+                    raise away
                 if self._share and one.awaited:
-                    self._share.conclude(one.awaited, patience)
+                    self._share.conclude(one.awaited)
             except BenchError as error:
+                away = error if isinstance(error, DepotError) else None
                 text = f"{error}; what it did after its last word is lost"
                 on_event(one.job, {"type": "warning", "text": text})
-                patience = 0.0  # for the others: it is the same store
 
     def _next(self, waiting: list[Job], placed: list[_Placed], most: int | None) -> Iterator[Job]:
         """The jobs to hand to Ray now, which begins them when there is room."""
@@ -289,7 +294,8 @@ class Cluster:
 
     def _stop(self, placed: list[_Placed]) -> None:
         """Have every job stopped where it runs, as a local one is; what does not stop in time is ended with its watcher."""
-        left, sending = [one.reference for one in placed], PATIENCE_SECONDS if self._share else 0.0
+        left = [one.reference for one in placed]
+        sending = PATIENCE_SECONDS + 2 * ANSWER_SECONDS if self._share else 0.0
         for force, patience in ((False, STOP_SECONDS + GRACE_SECONDS + sending), (True, GRACE_SECONDS)):
             for reference in left:
                 with contextlib.suppress(Exception):  # it ended just now, or its node is gone

@@ -228,22 +228,22 @@ class Share:
             with ThreadPoolExecutor(FETCHES) as pool:
                 list(pool.map(Awaited.fetch, at_work))
 
-    def conclude(self, one: Awaited, patience: float = PATIENCE_SECONDS) -> bool:
+    def conclude(self, one: Awaited) -> bool:
         """Bring all that is left of an attempt that is over, and remove it there.
 
         Returns:
             Whether all is here that its node told of: not if it told nothing, or something is gone from the address.
 
         Raises:
-            DepotError: the store did not answer for so long.
+            DepotError: the store does not answer.
             BenchError: the results can't be written.
         """
-        whole = patiently(one.fetch, patience)
+        whole = patiently(one.fetch, PATIENCE_SECONDS)
         for _ in range(LOOKS):
             if whole or not one.receiver.begun:
                 break
             time.sleep(PAUSE_SECONDS)
-            whole = patiently(one.fetch, patience)
+            whole = patiently(one.fetch, PATIENCE_SECONDS)
         with contextlib.suppress(DepotError):  # it goes with the room
             self._depot.clear(one.receiver.place)
         return whole
