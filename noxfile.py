@@ -61,7 +61,7 @@ def tests(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def slow(session: nox.Session) -> None:
     """The tests that take minutes; CI runs them too."""
-    session.run(full_python(session), "-m", "pytest", "-m", "slow", "--durations=0", *session.posargs, external=True)
+    session.run(full_python(session), "-m", "pytest", "-m", "slow", "--durations=25", *session.posargs, external=True)
 
 
 @nox.session(venv_backend="none")
