@@ -114,5 +114,9 @@ def resident(data: ImageDataset, device: torch.device) -> Tensor | None:
 
 
 def scaled(pixels: Tensor) -> Tensor:
-    """Return 8-bit pixels as `ImageDataset.floats` does."""
-    return pixels.to(torch.float32).div_(255.0)
+    """Return 8-bit pixels as `ImageDataset.floats` does, to the last bit.
+
+    Divided by a number that lies on the device: by one of the host's CUDA multiplies with its reciprocal, which is another
+    float for half of the levels.
+    """
+    return pixels.to(torch.float32).div_(torch.full((), 255.0, device=pixels.device))
