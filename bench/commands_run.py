@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
@@ -76,20 +76,28 @@ def _there(suite: Suite, where: Local | Cluster, device: str) -> tuple[Suite, Li
     """Settle what depends on where jobs run: the device, and on it the precision, since this machine may have no GPU.
 
     Raises:
-        InputError: the suite's studies or files can't be had there.
+        InputError: the suite's studies or files can't be had there, or no node has room for its jobs.
     """
-    from bench.executors.jobs import Claim
     from bench.executors.local import Local
     from bench.plan import resolve_precision
+    from bench.prepared import claim_of
     from bench.studies import refuse_apart
 
     if where.apart:
         refuse_apart(suite.tuning, suite.paths)
-    device = where.device(device)
-    if not isinstance(where, Local) and suite.precision == "auto" and device == "cuda":
-        precision = where.call(resolve_precision, "auto", device, claim=Claim(gpus=suite.resources.gpus))
+    if suite.tuning and "://" in suite.tuning.storage:
+        from bench.tune import reach
+
+        reach(suite.tuning.storage)
+    found = cast("Literal['auto', 'cpu', 'cuda']", where.device(device))
+    if isinstance(where, Local):
+        return suite, found
+    claim = claim_of(suite, found)
+    where.slots(claim)
+    if suite.precision == "auto" and found == "cuda":
+        precision = where.call(resolve_precision, "auto", found, claim=claim)
         suite = suite.model_copy(update={"precision": precision})
-    return suite, device  # type: ignore[return-value]
+    return suite, found
 
 
 def run(
@@ -148,9 +156,13 @@ def check(
     from bench.suite import load_suite, resolve
 
     checked = resolve(load_suite(suite, overrides or ()), suite)
-    with _executor(executor, address, share, None) as where:
-        there, device = _there(checked, where, device)
-        _check(prepare(there, out, device), where)
+    try:
+        with _executor(executor, address, share, None) as where:
+            there, device = _there(checked, where, device)
+            _check(prepare(there, out, device), where)
+    except KeyboardInterrupt:  # the command line library would end without a word
+        typer.echo("bench: interrupted", err=True)
+        raise typer.Exit(130) from None
 
 
 def _check(prepared: Prepared, where: Local | Cluster) -> None:
@@ -177,7 +189,7 @@ def _check(prepared: Prepared, where: Local | Cluster) -> None:
     if isinstance(where, Local):
         rows = estimate(prepared, tell)
     else:
-        claim = claim_of(plan)
+        claim = claim_of(checked, plan.device)
         at_once = where.slots(claim, need_of_largest(prepared))
         wanted = replace(plan, rows=to_time(prepared))
         times = where.call(timed_on, checked, split, wanted, claim=claim, data=prepared.data_folder)

@@ -15,7 +15,7 @@ from bench.data.duplicates import Pair
 from bench.data.splits import Split
 from bench.divide import divide
 from bench.executors.jobs import Claim, Job, Limits
-from bench.plan import Plan, Row, make_plan, resolve_device
+from bench.plan import Plan, Row, default_threads, make_plan, resolve_device
 from bench.registry import SOURCES
 from bench.store import Store, evaluated, read_json
 from bench.suite import Suite
@@ -87,7 +87,8 @@ def reference_job(prepared: Prepared) -> Job | None:
     floors = [{"name": row.name, "eval_id": row.eval_id, "run": str(row.run.resolve())} for row in pending]
     folder = plan.store.folder / "runs" / f"reference-{plan.reference_id}"
     given = {**job_spec(prepared), "kind": "reference", "floors": floors}
-    return Job("real data", folder, given, plan.threads, limits=_limits(prepared.suite), claim=claim_of(plan))
+    limits, claim = _limits(prepared.suite), claim_of(plan.suite, plan.device)
+    return Job("real data", folder, given, plan.threads, limits=limits, claim=claim)
 
 
 def training_job(prepared: Prepared, row: Row) -> Job:
@@ -106,7 +107,7 @@ def training_job(prepared: Prepared, row: Row) -> Job:
         "run": str(row.run.resolve()),
         "train": not row.trained,
     }
-    limits, need, claim = _limits(prepared.suite), _need(prepared, row), claim_of(prepared.plan)
+    limits, need, claim = _limits(prepared.suite), _need(prepared, row), claim_of(prepared.suite, prepared.plan.device)
     return Job(f"{row.name} seed {row.seed}", row.run, spec, prepared.plan.threads, need, limits, claim)
 
 
@@ -116,12 +117,12 @@ def _limits(suite: Suite) -> Limits:
     return Limits(seconds, memory, given.idle_minutes * 60)
 
 
-def claim_of(plan: Plan) -> Claim:
-    """What a cluster's node sets apart for each job of the plan."""
-    given, limit = plan.suite.resources, plan.suite.limits.memory_gb
+def claim_of(suite: Suite, device: str) -> Claim:
+    """What a cluster's node sets apart for each job of a suite."""
+    given, limit = suite.resources, suite.limits.memory_gb
     memory = given.memory_gb or limit
-    gpus = given.gpus if plan.device == "cuda" else 0.0
-    return Claim(given.cpus or plan.threads, gpus, int(memory * 1e9) if memory else None)
+    gpus = given.gpus if device == "cuda" else 0.0
+    return Claim(given.cpus or suite.threads or default_threads(), gpus, int(memory * 1e9) if memory else None)
 
 
 UNKNOWN_NEED = 1_500_000_000

@@ -284,7 +284,7 @@ def _search(prepared: Prepared, pending: list[Row], executor: Executor, display:
     searching = Searching(
         make=make,
         threads=prepared.plan.threads,
-        claim=claim_of(prepared.plan),
+        claim=claim_of(prepared.suite, prepared.plan.device),
         executor=executor,
         workers=spec.workers or executor.workers,
         in_turn=executor.apart and spec.in_a_file,

@@ -298,8 +298,8 @@ class LimitsSpec(_Model):
 class ResourcesSpec(_Model):
     """What a cluster's node sets apart for each job (--executor ray); not part of any id, since it changes no number."""
 
-    cpus: float | None = Field(None, gt=0, description="processors; as many as threads if left out")
-    gpus: float = Field(1, gt=0, le=1, description="share of a GPU, where jobs run on GPUs: 0.5 puts two on each")
+    cpus: float | None = Field(None, ge=0.01, description="processors; as many as threads if left out")
+    gpus: float = Field(1, ge=0.01, le=1, description="share of a GPU, where jobs run on GPUs: 0.5 puts two on each")
     memory_gb: float | None = Field(
         None, gt=0, description="in 10^9 bytes; limits.memory_gb if left out, else what a job is expected to need"
     )

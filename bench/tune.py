@@ -311,20 +311,46 @@ def _open(search: Search) -> optuna.storages.BaseStorage:
         backend = JournalFileBackend(str(search.folder / "study.journal"))
         return optuna.storages.JournalStorage(backend)
     url = f"sqlite:///{(search.folder / 'study.db').resolve()}" if name == "sqlite" else with_driver(name)
-    told = re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", url if name == "sqlite" else name)
     waiting = {"connect_args": {"timeout": 60}} if url.startswith("sqlite:") else {}
     for attempt in range(3):
         try:
             return optuna.storages.get_storage(optuna.storages.RDBStorage(url, engine_kwargs=waiting))
-        except ImportError as error:
-            hint = "; pip install 'medgenbench[postgres]'" if url.startswith("postgresql") else ""
-            raise InputError(f"tuning.storage: {told} needs a driver that is missing here: {error}{hint}") from None
-        except Exception as error:  # SQLAlchemy's, or of any driver below it
-            if attempt == 2:
-                first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                raise InputError(f"tuning.storage: {told} can't be used: {first}") from None
+        except Exception as error:
+            if attempt == 2 or isinstance(error, ImportError):
+                raise _unusable(url if name == "sqlite" else name, error) from None
             time.sleep(1.0)  # another process that makes the tables at this moment is done by then
     raise AssertionError
+
+
+def reach(storage: str) -> None:
+    """See that the database of a suite's studies answers; nothing is written there.
+
+    Args:
+        storage: its URL; that of a file need not be there yet.
+
+    Raises:
+        InputError: it does not; says why.
+    """
+    if storage.startswith("sqlite:"):
+        return
+    import sqlalchemy
+
+    try:
+        engine = sqlalchemy.create_engine(with_driver(storage))
+        engine.connect().close()
+        engine.dispose()
+    except Exception as error:
+        raise _unusable(storage, error) from None
+
+
+def _unusable(url: str, error: Exception) -> InputError:
+    """What to say of an error of SQLAlchemy's, or of any driver below it."""
+    told = re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", url)
+    if isinstance(error, ImportError):
+        hint = "; pip install 'medgenbench[postgres]'" if url.startswith("postgresql") else ""
+        return InputError(f"tuning.storage: {told} needs a driver that is missing here: {error}{hint}")
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return InputError(f"tuning.storage: {told} can't be used: {first}")
 
 
 def _machine() -> str:

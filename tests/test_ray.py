@@ -4,9 +4,12 @@ The cluster is real and of several nodes, all on this machine (`ray.cluster_util
 """
 
 import json
+import os
 import re
 import signal
+import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +22,7 @@ from ray_fixture import check_both_losses, first_at_work, jobs_in, simulated, to
 from bench.errors import BenchError, InputError
 from bench.executors.jobs import Claim, Job
 from bench.executors.node import at_home, home, work
-from bench.executors.ray import Cluster, _Placed
+from bench.executors.ray import Cluster, _Placed, _sweep
 from bench.store import Events, Tail
 
 SUITE = """
@@ -196,6 +199,26 @@ def test_an_address_without_a_cluster_is_one_line(address, said):
     assert len(str(error.value).splitlines()) == 1
 
 
+def test_an_address_from_the_environment_is_named_as_such(monkeypatch):
+    pytest.importorskip("ray", reason="needs Ray: pip install 'medgenbench[ray]'")
+    monkeypatch.setenv("RAY_ADDRESS", "somewhere")
+    with pytest.raises(InputError, match=r"^RAY_ADDRESS=somewhere: write it as host:port"), Cluster(None):
+        pass
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    assert Cluster(None).address is None, "Ray's word for one that is started here"
+
+
+def test_what_killed_commands_left_of_their_clusters_goes(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left, own = (Path(tempfile.mkdtemp(prefix=f"bench-ray-{pid}-", dir="/tmp")) for pid in (ended.pid, os.getpid()))
+    (left / "session").mkdir()
+    _sweep()
+    assert not left.exists()
+    assert own.exists()
+    own.rmdir()
+
+
 def test_an_address_is_for_ray(tmp_path):
     done = bench("run", "smoke", "--address", "head:6379", cwd=tmp_path, check=2)
     assert "add --executor ray" in done.stderr
@@ -239,6 +262,13 @@ def test_jobs_at_once_are_counted_by_what_is_scarcest():
         nodes.slots(Claim(cpus=16))
     with pytest.raises(InputError, match="a job asks for 1 CPUs, 1 GPUs, and no node has that"):
         Laid({"CPU": 4}).slots(Claim(gpus=1))
+    with pytest.raises(InputError, match="a job asks for 1 CPUs, 1 GPUs, and no node has that"):
+        Laid({"CPU": 4}).call(max, 1, 2, claim=Claim(gpus=1))
+    with pytest.raises(
+        InputError, match=r"1 CPUs, 1,000 GB of memory, and no node has that \(4 CPUs, 15.7 GB of memory\)"
+    ):
+        Laid({"CPU": 4, "memory": 15.7e9}).slots(Claim(memory_bytes=10**12))
+    assert Laid({"CPU": 4})._options(Claim(cpus=0.123456), 0)["num_cpus"] == 0.1235, "as fine as Ray takes it"
 
 
 def test_jobs_of_a_queue_follow_each_other_and_others_do_not_wait(tmp_path):

@@ -9,12 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from command_line import bench
 from postgres_fixture import postgres
 
 from bench.errors import InputError
 from bench.search import Range, Search, TuningSpec
 from bench.studies import write_record
-from bench.tune import HopelessError, Study
+from bench.tune import HopelessError, Study, reach
 
 __all__ = ["postgres"]
 
@@ -227,6 +228,16 @@ def test_no_trial_finished_is_said(tmp_path):
     record = json.loads((tmp_path / "study.json").read_text())
     assert record["status"] == "failed"
     assert record["reason"] == "none of 2 trials finished; the first one: out of memory"
+
+
+def test_a_database_that_is_not_there_is_told_before_anything_starts(tmp_path):
+    given = ("smoke", "--set", "tuning.trials=2", "--set", "tuning.storage=postgresql://bench@127.0.0.1:1/x")
+    for command in ("run", "check"):
+        done = bench(command, *given, cwd=tmp_path, check=2)
+        assert "tuning.storage: postgresql://bench@127.0.0.1:1/x can't be used: " in done.stderr
+        assert not (tmp_path / "results").exists()
+    reach(f"sqlite:///{tmp_path}/none.db")
+    assert not (tmp_path / "none.db").exists()
 
 
 def test_storage_that_is_not_there_is_one_line(tmp_path):

@@ -26,9 +26,8 @@ STOP_SECONDS = 30.0
 """A job that is asked to stop gets as long for its step and its checkpoint."""
 IDLE_PROCESSOR_SHARE = 0.01
 LOG_BYTES = 100_000_000
-
-
 KEPT_BYTES = 1_000_000_000
+"""Freed buffers of up to so many bytes that a job's process keeps for its next ones."""
 
 
 def environment_of(threads: int) -> dict[str, str]:

@@ -108,7 +108,7 @@ def carried(parcel: Parcel, work: Callable[[Job], dict[str, Any]] = work) -> dic
                 fetch = partial(download, depot, sent, inside(root, name), mark=True)
                 if not patiently(fetch, PATIENCE_SECONDS):
                     where = f"--share {parcel.data.address}"
-                    raise BenchError(f"{where}: {name} is not there any more, or not as it was sent")
+                    raise BenchError(f"{where}: {name} is not there any more; the same command puts it there again")
         spec = with_paths(parcel.job.spec, lambda path: str(root / path)) | {"data": str(data)}
         job = replace(parcel.job, spec=spec, folder=root / parcel.job.folder)
         sender = Sender(depot, parcel.place, root, parcel.luggage.leaves, parcel.files)

@@ -20,6 +20,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from bench.errors import BenchError, InputError
 from bench.executors.depot import ANSWER_SECONDS, DepotError
 from bench.executors.jobs import Claim, Job, OnEvent
@@ -33,6 +35,9 @@ LOSSES = 3
 GRACE_SECONDS = 10.0
 """Beyond the time that a node gives a job to stop in, until its watcher is ended too."""
 CONNECT_SECONDS = 5.0
+DECIMALS = 4
+"""Of a share of a processor: Ray refuses finer ones."""
+OWN = "bench-ray-"
 OBJECT_STORE_BYTES = 100_000_000
 """Of a cluster of our own: jobs hand nothing through Ray's store."""
 
@@ -51,7 +56,8 @@ class Cluster:
     """
 
     def __init__(self, address: str | None, workers: int | None = None, share: str | None = None) -> None:
-        self.address, self.workers = address or os.environ.get("RAY_ADDRESS") or None, workers
+        where, self._named = (address, "--address") if address else (os.environ.get("RAY_ADDRESS"), "RAY_ADDRESS=")
+        self.address, self.workers = None if where in (None, "", "local") else where, workers  # local: as Ray says it
         self._own: Path | None = None
         self._share = None if share is None else Share(share)
         self._away = False
@@ -76,11 +82,12 @@ class Cluster:
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         how: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
         if self.address is None:
-            self._own = Path(tempfile.mkdtemp(prefix="bench-ray-", dir="/tmp"))  # sockets bear no longer path
+            _sweep()
+            self._own = Path(tempfile.mkdtemp(prefix=f"{OWN}{os.getpid()}-", dir="/tmp"))  # sockets bear no longer path
             how |= {"address": "local", "include_dashboard": False, "_temp_dir": str(self._own)}
             how |= {"object_store_memory": OBJECT_STORE_BYTES}
         else:
-            _reach(self.address)
+            _reach(self.address, self._named)
             how["address"] = self.address
         try:
             self._ray.init(**how)
@@ -89,8 +96,9 @@ class Cluster:
             if not isinstance(error, Exception):
                 raise
             where = f"no Ray cluster at {self.address}" if self.address else "no Ray cluster could be started here"
-            token = "" if "RAY_AUTH_MODE" in os.environ else "; one that asks for a token takes RAY_AUTH_MODE=token"
-            raise InputError(f"--executor ray: {where}: {_first_line(error)}{token if self.address else ''}") from None
+            reached = self.address not in (None, "auto") and "RAY_AUTH_MODE" not in os.environ
+            token = "; one that asks for a token takes RAY_AUTH_MODE=token" if reached else ""
+            raise InputError(f"--executor ray: {where}: {_first_line(error).rstrip('.')}{token}") from None
         finally:
             for number, handler in handlers.items():  # Ray sets its own, which end the process without a word to jobs
                 signal.signal(number, handler)
@@ -143,8 +151,10 @@ class Cluster:
             data: a prepared data set, whose folder on the node it is given before its arguments.
 
         Raises:
+            InputError: no node has room for such a job.
             BenchError: what it raised, in one line.
         """
+        self.slots(claim)  # Ray would wait for a node that has
         remote = self._ray.remote(at_home).options(**self._options(claim, 0))
         if data is not None:
             there = self._share.lend(data) if self._share else data.resolve()
@@ -189,10 +199,12 @@ class Cluster:
                         if not one.begun:
                             on_event(one.job, {"type": "start", "time": time.time()})
                         on_event(one.job, end)
-        finally:
+        except KeyboardInterrupt:
             if self._share and placed:
                 text = "stopped; what it has done is awaited, four minutes if the address does not answer"
                 on_event(placed[0].job, {"type": "warning", "text": f"{text}; Ctrl-C once more leaves it there"})
+            raise
+        finally:
             self._stop(placed)
             self._conclude(placed, on_event)
 
@@ -246,7 +258,7 @@ class Cluster:
         """What Ray is asked for. What a job is only expected to need is asked for as far as a node has it."""
         able = [node for node in self.nodes() if _fits(node, _asked(claim))]
         memory = claim.memory_bytes or min(need_bytes, int(max((node.get("memory", 0) for node in able), default=0)))
-        return {"num_cpus": claim.cpus, "num_gpus": claim.gpus, "memory": memory}
+        return {"num_cpus": round(claim.cpus, DECIMALS), "num_gpus": round(claim.gpus, DECIMALS), "memory": memory}
 
     def _end(self, one: _Placed, on_event: OnEvent) -> dict[str, Any] | None:
         """How a job ended; None if it was lost and is begun again.
@@ -338,7 +350,10 @@ def _asked(claim: Claim) -> dict[str, float]:
 
 def _told(what: Mapping[str, float]) -> str:
     names = {"CPU": ("CPUs", 1), "GPU": ("GPUs", 1), "memory": ("GB of memory", 1e9)}
-    return ", ".join(f"{what.get(key, 0) / unit:.3g} {name}" for key, (name, unit) in names.items() if what.get(key, 0))
+    found = [(what.get(key, 0) / unit, name) for key, (name, unit) in names.items()]
+    return ", ".join(
+        f"{value:,.0f} {name}" if value >= 100 else f"{value:.3g} {name}" for value, name in found if value
+    )
 
 
 def _fits(node: Mapping[str, float], asked: Mapping[str, float]) -> int:
@@ -347,23 +362,32 @@ def _fits(node: Mapping[str, float], asked: Mapping[str, float]) -> int:
     return min(counts, default=0)
 
 
-def _reach(address: str) -> None:
+def _reach(address: str, named: str) -> None:
     """See that somebody listens there, since Ray would try for minutes.
 
     Raises:
         InputError: nobody does, or it is no address.
     """
-    if address in ("auto", "local"):
+    if address == "auto":
         return
+    given = f"{named}{'' if named.endswith('=') else ' '}{address}"
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon or not port.isdigit() or not host:
-        raise InputError(f"--address {address}: write it as host:port (6379 unless ray start said another), or auto")
+        raise InputError(f"{given}: write it as host:port (6379 unless ray start said another), or auto")
     if address.startswith("ray://"):
-        raise InputError(f"--address {address}: give the head's own address, host:6379, on a machine of the cluster")
+        raise InputError(f"{given}: give the head's own address, host:6379, on a machine of the cluster")
     try:
         socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
     except OSError as error:
         raise InputError(f"--executor ray: no Ray cluster at {address}: {error.strerror or error}") from None
+
+
+def _sweep() -> None:
+    """Remove the folders of clusters whose command was killed; Ray's own processes have ended by themselves."""
+    for left in Path("/tmp").glob(f"{OWN}*-*"):
+        number = left.name.removeprefix(OWN).partition("-")[0]
+        if number.isdigit() and not psutil.pid_exists(int(number)):
+            shutil.rmtree(left, ignore_errors=True)  # another user's stays
 
 
 def _first_line(error: BaseException) -> str:
