@@ -107,15 +107,42 @@ def run(
 
 
 @contextlib.contextmanager
-def _accounted(store: Store, executor: Executor) -> Iterator[Events]:
+def _accounted(store: Store, executor: Executor) -> Iterator[_Account]:
     """Keep the account of this command's time beside its results; a command that computes nothing leaves none."""
     tell = Events(store.folder / SESSION_EVENTS)
     tell("session", began=psutil.Process().create_time(), workers=executor.workers)
+    account = _Account(store, tell)
     try:
-        yield tell
+        yield account
     finally:
+        account.close()
         tell("spent", seconds=SPENT.told())
         tell.close()
+
+
+class _Account:
+    """When jobs were at work."""
+
+    def __init__(self, store: Store, tell: Events) -> None:
+        self._store, self._tell = store, tell
+        self._began: dict[Path, tuple[str, float]] = {}
+
+    def hear(self, job: Job, event: dict[str, Any], line: str) -> None:
+        """Note a job's beginning and end; `line` is what its time stands under."""
+        if event["type"] == "start":
+            self._began[job.folder] = line, event["time"]
+        elif event["type"] == "end":
+            self._ended(job.folder)
+
+    def close(self) -> None:
+        """Note those that end with the command."""
+        for folder in list(self._began):
+            self._ended(folder)
+
+    def _ended(self, job: Path) -> None:
+        line, began = self._began.pop(job)
+        where = job.resolve().relative_to(self._store.folder.resolve()).as_posix()
+        self._tell("job_end", name=line, folder=where, started=began)
 
 
 def _run(
@@ -144,8 +171,8 @@ def _run(
     reference = reference_job(prepared)
     outcome = Outcome(store.folder)
     if pending or reference:
-        with _accounted(store, executor) as tell:
-            _execute(prepared, store, out, reference, pending, executor, display, outcome, tell)
+        with _accounted(store, executor) as account:
+            _execute(prepared, store, out, reference, pending, executor, display, outcome, account)
     elif _report_is_stale(plan):
         _build_report(plan)
     done = [row.name for row in plan.trainings if row.finished and row not in pending]
@@ -194,7 +221,7 @@ def _execute(
     executor: Executor,
     display: Display,
     outcome: Outcome,
-    tell: Events,
+    account: _Account,
 ) -> None:
     tracking = prepared.suite.tracking
     uri = tracking.uri or default_uri(out)
@@ -207,19 +234,17 @@ def _execute(
             nonlocal position
             if event["type"] == "start":
                 position += 1
-                began[job.name] = event["time"]
                 if (row := rows.get(job.name)) is not None:
                     _forget_failure(row)
                 display.started(job.name, position, count)
             _show(display, job, event)
+            account.hear(job, event, job.name)
             if tracker and event["type"] == "start":
                 tracker.started(job.folder)
             if event["type"] == "failed":
                 said[job.name] = event["reason"]
             if event["type"] == "end":
                 outcome.did += 1
-                where = job.folder.resolve().relative_to(store.folder.resolve()).as_posix()
-                tell("job_end", name=job.name, folder=where, started=began[job.name])
                 said.setdefault(job.name, str(event["reason"]))
                 if (row := rows.get(job.name)) is not None:
                     silent = f"the job's process ended without a word; its log: {job.folder / 'log.txt'}"
@@ -230,7 +255,6 @@ def _execute(
 
         rows: dict[str, Row] = {}
         said: dict[str, str] = {}
-        began: dict[str, float] = {}
         if reference:
             with SPENT.on("jobs"):
                 executor.run([reference], on_event)
@@ -242,8 +266,7 @@ def _execute(
             else:  # a floor is missing: families are scored all the same, and the exit code tells
                 outcome.bad[reference.name] = said.get(reference.name, "no reason known")
                 display.ended(reference.name, f"failed: {outcome.bad[reference.name]}")
-        with SPENT.on("search"):
-            outcome.did += _search(prepared, pending, executor, display)
+        outcome.did += _search(prepared, pending, executor, display, account)
         ready = []
         for row in pending:
             if row.search and (reason := reason_of(row.search)) is not None:
@@ -268,7 +291,7 @@ def _shown(plan: Plan) -> dict[str, list[int]]:
     return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in found.items()}
 
 
-def _search(prepared: Prepared, pending: list[Row], executor: Executor, display: Display) -> int:
+def _search(prepared: Prepared, pending: list[Row], executor: Executor, display: Display, account: _Account) -> int:
     """Run the trials of the rows that are tuned; return how many jobs that took."""
     rows = {row.search.name: row for row in pending if row.search and not settled(row.search)}
     spec = prepared.suite.tuning
@@ -281,6 +304,10 @@ def _search(prepared: Prepared, pending: list[Row], executor: Executor, display:
         told = {"kind": "trial", "search": search.to_json(), "generator": generator.model_dump(mode="json")}
         return {**job_spec(prepared), **told}
 
+    def show(search: Search, job: Job, event: dict[str, Any]) -> None:
+        _show(display, job, event)
+        account.hear(job, event, f"{search.row} tuning")
+
     searching = Searching(
         make=make,
         threads=prepared.plan.threads,
@@ -290,7 +317,7 @@ def _search(prepared: Prepared, pending: list[Row], executor: Executor, display:
         in_turn=executor.apart and spec.in_a_file,
         validation=min(spec.samples, len(prepared.split.validation)),
         display=display,
-        show=lambda job, event: _show(display, job, event),
+        show=show,
     )
     searching.run([row.search for row in rows.values() if row.search])
     return searching.did

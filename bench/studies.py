@@ -18,6 +18,7 @@ from bench.errors import InputError
 from bench.executors.jobs import Claim, Executor, Job
 from bench.plan import Row
 from bench.search import Search, TuningSpec
+from bench.spent import SPENT
 from bench.store import read_json, write_bytes, write_json
 
 POLL_SECONDS = 2.0
@@ -107,7 +108,7 @@ class Searching:
     in_turn: bool
     validation: int
     display: Display
-    show: Callable[[Job, dict[str, Any]], None]
+    show: Callable[[Search, Job, dict[str, Any]], None]
     _of_job: dict[str, Search] = field(default_factory=dict)
     _taken: dict[str, int] = field(default_factory=dict)
     _reasons: dict[str, str] = field(default_factory=dict)
@@ -133,10 +134,12 @@ class Searching:
                 if not told:
                     self.display.note("waiting for trials that other processes work at")
                 told = True
-                time.sleep(POLL_SECONDS)
+                with SPENT.on("idle"):
+                    time.sleep(POLL_SECONDS)
                 continue
             before = sum(map(_done, studies))
-            self.executor.run(jobs, self._on_event, self.workers)
+            with SPENT.on("jobs"):
+                self.executor.run(jobs, self._on_event, self.workers)
             # opened anew: where jobs see copies, a study's file is another one now
             studies = [Study(search) for search in searches]
             if sum(map(_done, studies)) == before:
@@ -185,7 +188,7 @@ class Searching:
             if number is not None:
                 self._broken(search, number, job, event)
             write_record(search, self.validation, None)
-        self.show(job, event)
+        self.show(search, job, event)
 
     def _release(self, search: Search, number: int) -> None:
         """A trial whose machine is gone is taken up again at once, and not only when it was silent for long."""

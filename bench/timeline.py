@@ -79,6 +79,8 @@ def timeline(folder: Path) -> Timeline:
     Raises:
         InputError: there is none.
     """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give that of a run's results, as results/mri_scanner")
     events = _read(folder / SESSION_EVENTS)
     sessions: list[list[dict[str, Any]]] = []
     for event in events:

@@ -2,9 +2,10 @@
 
 import json
 import re
+import signal
 
 import pytest
-from command_line import bench, make_images
+from command_line import bench, make_images, start, wait_for
 
 from bench import spent
 from bench.errors import InputError
@@ -80,6 +81,8 @@ def test_earlier_attempts_of_a_job_on_a_cluster_are_lost(tmp_path):
 
 
 def test_a_folder_without_an_account_says_so(tmp_path):
+    with pytest.raises(InputError, match="none: no such folder"):
+        timeline(tmp_path / "none")
     with pytest.raises(InputError, match="no account of time here"):
         timeline(tmp_path)
 
@@ -109,3 +112,27 @@ def test_a_run_is_accounted_for(tmp_path):
     text = bench("time", "results/timed", cwd=tmp_path, check=0).stdout
     assert "vae seed 0" in text
     assert "by the clock" in text
+
+
+@pytest.mark.slow
+def test_what_was_interrupted_is_accounted_for_and_trials_are(tmp_path):
+    make_images(tmp_path / "images", 60)
+    more = "tuning: {trials: 2, images_seen: 200, samples: 20, points: 2}\nprogress: {points: 0}\n"
+    (tmp_path / "suite.yaml").write_text(SUITE.replace("images_seen: 400", "images_seen: 200_000") + more)
+    folder, log = tmp_path / "results" / "timed", tmp_path / "log.txt"
+    process = start("run", "suite.yaml", cwd=tmp_path, log=log)
+
+    def trained_for_a_while() -> bool:
+        assert process.poll() is None, log.read_text()
+        return any('"fraction"' in path.read_text() for path in folder.glob("runs/vae-*/events.jsonl"))
+
+    wait_for(trained_for_a_while)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 130
+    found = timeline(folder)
+    lines = {line.name: line.seconds for line in found.lines}
+    assert set(lines) == {"session", "real data", "vae tuning", "vae seed 0"}
+    assert {"start-up", "training"} <= set(lines["vae tuning"])
+    assert lines["vae seed 0"]["training"] > 0
+    assert lines["session"]["idle"] < 2, "a job that was interrupted was at work"
+    assert found.total == pytest.approx(found.wall, rel=0.05)
