@@ -7,11 +7,13 @@ import ctypes
 import gc
 import heapq
 import math
+import os
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
@@ -40,6 +42,8 @@ from bench.utility import asked, estimated_seconds, wanted_labels
 
 TIMED_STEPS, REPEATS = 5, 3
 """Steps at a time, of which one is a WGAN-GP's generator's; the fastest of some repeats, since others disturb only upwards."""
+SAMPLED = 100
+"""Images at a time."""
 PATIENCE_SECONDS = 2.0
 """What takes longer is not repeated."""
 START_SECONDS = 6.0
@@ -59,8 +63,23 @@ RECORD_BYTES = 200_000
 CHECKPOINT_COPIES = 4
 """An unfinished training keeps weights, two moments and a moving average, at most."""
 
-Times = dict[str, tuple[float, float, int, int]]
-"""Family -> seconds of training, seconds per sample, bytes of the weights, bytes of memory at its peak."""
+
+class Timed(NamedTuple):
+    """What a family takes here."""
+
+    training: float
+    """Seconds of the whole budget."""
+    sampling: float
+    """Seconds per image."""
+    size: int
+    """Bytes of the weights."""
+    memory: int
+    """Bytes at its peak."""
+    compiling: tuple[float, float] = (0.0, 0.0)
+    """Seconds before the first step and the first image, of each process, where networks are compiled."""
+
+
+Times = dict[str, Timed]
 
 
 @dataclass(frozen=True)
@@ -181,8 +200,9 @@ def _row(prepared: Prepared, row: Row, seen: Times) -> RowEstimate:
         return RowEstimate(name, "to score", f"about {seconds:.0f} s", seconds, kept, stage=0)
     if row.spec.folder is not None:
         return RowEstimate(name, "to score", f"about {scoring:.0f} s", scoring, kept)
-    training, sampling, size, memory = _timed(prepared, row, seen)
-    scoring += (images + COST_SAMPLES) * sampling + START_SECONDS
+    training, sampling, size, memory, compiling = _timed(prepared, row, seen)
+    training += compiling[0]
+    scoring += (images + COST_SAMPLES) * sampling + START_SECONDS + compiling[1]
     told = f"{memory / 1e9:.1f} GB of memory, {(size + kept) / 1e6:.1f} MB of disk"
     if row.trained:
         return RowEstimate(name, "trained, to score", f"about {scoring:.0f} s, {told}", scoring, kept, memory)
@@ -192,19 +212,19 @@ def _row(prepared: Prepared, row: Row, seen: Times) -> RowEstimate:
 
 def _trials(prepared: Prepared, row: Row, search: Search, seen: Times) -> RowEstimate:
     """A search's trials, all of them: what pruning spares isn't known before."""
-    training, sampling, _, memory = _timed(prepared, row, seen)
+    training, sampling, _, memory, compiling = _timed(prepared, row, seen)
     budget, spec = prepared.suite.budget, search.spec
     total = budget.images_seen or (budget.epochs or 0) * len(prepared.split.train)
     each = search.images_seen / total * training if total else 0.0  # of minutes nothing follows for images
     network = spec.features in ORIGINS or prepared.suite.evaluation.extractor(spec.features).file is not None
     extraction = INCEPTION_SECONDS_PER_IMAGE if network else RADIOMICS_SECONDS_PER_IMAGE
     looks = spec.points * min(spec.samples, len(prepared.split.validation)) * (sampling + extraction)
-    seconds = spec.trials * (START_SECONDS + each + looks)
+    seconds = spec.trials * (START_SECONDS + sum(compiling) + each + looks)
     text = f"about {seconds:.0f} s for {spec.trials} trials of {search.images_seen:,} images"
     return RowEstimate(f"{row.name} tuning", "to search", text, seconds, 100_000, memory, stage=1)
 
 
-def _timed(prepared: Prepared, row: Row, seen: Times) -> tuple[float, float, int, int]:
+def _timed(prepared: Prepared, row: Row, seen: Times) -> Timed:
     """Time a family once.
 
     Raises:
@@ -212,7 +232,8 @@ def _timed(prepared: Prepared, row: Row, seen: Times) -> tuple[float, float, int
     """
     if (key := _key(row)) not in seen:
         try:
-            seen[key] = _time(prepared, row)
+            with _nothing_compiled() if prepared.suite.compile else contextlib.nullcontext():
+                seen[key] = _time(prepared, row)
         except ValueError as error:  # what a family says of images, classes or settings that it can't take
             raise InputError(f"{row.name}: {error}") from None
         except BenchError as error:
@@ -223,8 +244,7 @@ def _timed(prepared: Prepared, row: Row, seen: Times) -> tuple[float, float, int
     return seen[key]
 
 
-def _time(prepared: Prepared, row: Row) -> tuple[float, float, int, int]:
-    """Seconds of training, seconds per sample, bytes of the weights, bytes of memory at its peak."""
+def _time(prepared: Prepared, row: Row) -> Timed:
     assert row.spec is not None
     data, split, budget = prepared.data, prepared.split, prepared.suite.budget
     family: type[Any] = GENERATORS.get(row.spec.name)
@@ -233,8 +253,7 @@ def _time(prepared: Prepared, row: Row) -> tuple[float, float, int, int]:
     before = _forget_peak()
     with forked(row.seed, "weights"):
         model: GenerativeModel | Translator = family(data.shape, data.num_classes, hyperparameters).to(device)
-    if prepared.suite.compile:
-        compile_networks(model, device)
+    compiled = prepared.suite.compile and bool(compile_networks(model, device))
     batch = min(hyperparameters.batch_size, len(split.train))
 
     def trained(steps: int) -> Fitted:
@@ -251,29 +270,53 @@ def _time(prepared: Prepared, row: Row) -> tuple[float, float, int, int]:
             precision=prepared.plan.precision,
         )
 
-    first = trained(1).seconds  # warms up; of a family without steps it is all
+    compiling = 0.0
+    warm = TIMED_STEPS if compiled else 1  # a WGAN-GP's generator is compiled at its first own step
+    first = trained(warm).seconds  # warms up; of a family without steps it is all
     if model.trains:
         repeats = REPEATS if first * TIMED_STEPS < PATIENCE_SECONDS else 1
         per_step = min(trained(TIMED_STEPS).seconds / TIMED_STEPS for _ in range(repeats))
         total = budget.images_seen or (budget.epochs or 0) * len(split.train)
         training = budget.minutes * 60 if budget.minutes else per_step * total / batch
+        compiling = max(0.0, first - warm * per_step) if compiled else 0.0
     else:
         training = first
     model.sampling_precision = prepared.plan.precision if model.mixed_sampling else "float32"
-    sampling = _sampling_seconds(model, data, split, device)
+    first = _sampling_seconds(model, data, split, device, most=1) if compiled else 0.0
+    each = _sampling_seconds(model, data, split, device)
     size = sum(value.numel() * value.element_size() for value in model.state_dict().values())
     pages = len(split.train) * math.prod(data.shape) * data.pixels.itemsize
     grown = peak_memory_bytes() - (before if device.type == "cpu" else 0)
-    return training, sampling, size, grown if device.type == "cuda" else BASE_BYTES + pages + max(0, grown)
+    memory = grown if device.type == "cuda" else BASE_BYTES + pages + max(0, grown)
+    return Timed(training, each, size, memory, (compiling, max(0.0, first - each) * SAMPLED))
+
+
+@contextlib.contextmanager
+def _nothing_compiled() -> Iterator[None]:
+    """Compile as if for the first time: what an earlier estimate has left would be found, and most of a job's would not."""
+    name = "TORCHINDUCTOR_CACHE_DIR"
+    before = os.environ.get(name)
+    with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as folder:
+        os.environ[name] = folder
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = before
 
 
 def _sampling_seconds(
-    model: GenerativeModel | Translator, data: ImageDataset, split: Split, device: torch.device
+    model: GenerativeModel | Translator, data: ImageDataset, split: Split, device: torch.device, most: int = REPEATS
 ) -> float:
-    """Seconds per image. The first call prepares much that later ones find, and is counted only where it took long."""
-    labels = np.arange(100) % data.num_classes
+    """Seconds per image, the best of so many calls.
+
+    The first one prepares much that later ones find, and is counted only where it took long.
+    """
+    labels = np.arange(SAMPLED) % data.num_classes
     times: list[float] = []
-    while len(times) < REPEATS and sum(times) < PATIENCE_SECONDS:
+    while len(times) < most and sum(times) < PATIENCE_SECONDS:
         started = time.perf_counter()
         if isinstance(model, Translator):
             translated_draw(model, data, split, labels, 0, device)(0)

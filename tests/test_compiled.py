@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 
 import pytest
@@ -85,6 +86,11 @@ def test_compiled_trainings_have_ids_of_their_own(tmp_path):
 def test_a_suite_from_the_command_line(tmp_path):
     make_images(tmp_path / "images", 80)
     (tmp_path / "suite.yaml").write_text(SUITE + "compile: true\n")
+    checked = {}
+    for compiled in ("true", "false"):
+        told = bench("check", "suite.yaml", "--set", f"compile={compiled}", cwd=tmp_path, check=0).stdout
+        checked[compiled] = float(re.search(r"vae seed 0 .* about (\d+) s of training", told)[1])
+    assert checked["true"] > checked["false"] + 2, f"compiling takes its time in each job: {checked}"
     bench(
         "run", "suite.yaml", "--out", "results", cwd=tmp_path, check=0, TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "made")
     )
