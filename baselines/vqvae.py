@@ -41,6 +41,7 @@ class VQVAE(GenerativeModel):
 
     family: ClassVar[str] = "vae"
     source: ClassVar[str] = "van den Oord et al. 2017"
+    version: ClassVar[int] = 2
     compiles: ClassVar[bool] = False  # compiled anew too often: steps took seven times as long
     conditioning: ClassVar[Literal["always", "never", "optional"]] = "optional"
     stages: ClassVar[dict[str, float]] = {"autoencoder": 0.6, "prior": 0.4}
@@ -99,8 +100,8 @@ class VQVAE(GenerativeModel):
         reconstruction = F.mse_loss(x_hat, x) / (2 * hp.noise_scale**2)
         codebook, commitment = F.mse_loss(z_q, z_e.detach()), F.mse_loss(z_e, z_q.detach())
         if self.training:
-            counts = torch.bincount(k.flatten(), minlength=hp.codes).to(self.usage)
-            self.usage.mul_(0.99).add_(counts)
+            found = self.usage.new_ones(k.numel())
+            self.usage.mul_(0.99).index_add_(0, k.flatten(), found)
         loss = reconstruction + codebook + hp.commitment * commitment
         used = (self.usage > 1).float().mean()
         return {"loss": loss, "reconstruction": reconstruction, "codes used": used}, z_e.permute(0, 2, 3, 1).flatten(
@@ -143,10 +144,10 @@ class VQVAE(GenerativeModel):
     @torch.no_grad()
     def revive(self, vectors: Float[Tensor, "m d"], rng: torch.Generator) -> None:
         """Move codes that have hardly been used of late to encoder outputs drawn at random."""
-        dead = self.usage < 1
-        chosen = torch.randint(len(vectors), (int(dead.sum()),), generator=rng).to(vectors.device)
-        self.codebook[dead] = vectors[chosen]
-        self.usage[dead] = 10.0  # some steps to find images of its own
+        dead = self.usage < 1  # how many is not asked, since a GPU would have to be waited for
+        chosen = torch.randint(len(vectors), (len(dead),), generator=rng).to(vectors.device)
+        self.codebook.copy_(torch.where(dead[:, None], vectors[chosen], self.codebook))
+        self.usage.masked_fill_(dead, 10.0)  # some steps to find images of its own
 
     def validation_loss(
         self, images: Float[Tensor, "n c h w"], labels: Int[Tensor, " n"], rng: torch.Generator

@@ -8,6 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load, save
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from bench.fit import stage
 from bench.model import GenerativeModel, Progress
@@ -93,6 +94,25 @@ def test_says_what_it_is(name):
     assert described.summary == family.__doc__.splitlines()[0]
     for attribute in ("family", "source", "conditioning"):  # readable without importing torch
         assert described.attributes[attribute] == getattr(family, attribute)
+
+
+def one_hot(labels, classes):
+    """As torch's, which reads the labels back on a CPU, and only there."""
+    return torch.zeros(*labels.shape, classes, dtype=torch.int64).scatter_(-1, labels[..., None], 1)
+
+
+@every_family
+def test_no_step_waits_for_the_device(name, monkeypatch):
+    """Nothing of a step is read back, nor has a shape that depends on values: tensors without values show it."""
+    model = build(name, SHAPES[0])
+    if not model.trains:
+        return
+    monkeypatch.setattr(torch.nn.functional, "one_hot", one_hot)
+    images, labels = images_and_labels(SHAPES[0])
+    with FakeTensorMode(allow_non_fake_inputs=True) as valueless:
+        losses = train(model, valueless.from_tensor(images), valueless.from_tensor(labels))
+        with pytest.raises(DataDependentOutputException):  # as a step that reads one would end
+            next(iter(losses[-1].values())).item()
 
 
 @every_family
