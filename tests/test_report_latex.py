@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bench.report import latex
@@ -205,6 +205,7 @@ def test_a_table_without_rows_is_its_notes() -> None:
 
 
 @given(st.text(max_size=80), st.floats(20, TEXT_WIDTH))
+@example("\uac01", 20.0)  # one letter of Hangul is three to Unicode
 def test_lines_are_no_wider_than_their_room(text: str, room: float) -> None:
     lines = wrap(text, room)
     assert all(width_of(line) <= room for line in lines)

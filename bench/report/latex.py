@@ -45,6 +45,7 @@ LATEX = str.maketrans(
         "[": "{[}", "]": "{]}",  # a bracket after \\ would be taken for its option
     }
 )  # fmt: skip
+UNKNOWN = re.compile("[^\x20-\x7e\xa1-\u017f]")
 HEAD = r"""% Needs \usepackage[T1]{fontenc} and \usepackage{booktabs}. Each table stands by itself: take the ones you want.
 """
 
@@ -52,7 +53,7 @@ HEAD = r"""% Needs \usepackage[T1]{fontenc} and \usepackage{booktabs}. Each tabl
 def latex_text(text: str) -> str:
     """Escape text for LaTeX (UTF-8 input); a name can't become a command, and what pdflatex can't set becomes '?'."""
     text = " ".join(text.split()).replace("C_T", "\0").translate(LATEX).replace("\0", "$C_T$")
-    return re.sub("[^\x20-\x7e\xa1-\u017f]", "?", text)  # pdflatex would stop at letters of other scripts
+    return UNKNOWN.sub("?", text)  # pdflatex would stop at letters of other scripts
 
 
 def running_text(text: str) -> str:
@@ -80,8 +81,9 @@ def to_latex(tables: Iterable[Table]) -> str:
 
 
 def width_of(text: str) -> float:
-    """Points that a line of text takes, at most."""
-    base = (letter for letter in unicodedata.normalize("NFD", text) if not unicodedata.combining(letter))
+    """Points that a line of text takes, at most; a letter that pdflatex can't set is a '?' there, whatever its parts are."""
+    shown = "".join(letter if ord(letter) in LATEX else UNKNOWN.sub("?", letter) for letter in text)
+    base = (letter for letter in unicodedata.normalize("NFD", shown) if not unicodedata.combining(letter))
     return sum(WIDTHS.get(letter, 8.8) for letter in base)
 
 
