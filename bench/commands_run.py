@@ -194,8 +194,9 @@ def _check(prepared: Prepared, where: Local | Cluster) -> None:
         wanted = replace(plan, rows=to_time(prepared))
         times = where.call(timed_on, checked, split, wanted, claim=claim, data=prepared.data_folder)
         rows = estimate(prepared, tell, times)
+        count = len(where.nodes())
         console.print(
-            f"on the cluster: {at_once} jobs at once on {len(where.nodes())} nodes, "
+            f"on the cluster: {at_once} jobs at once on {count} node{'' if count == 1 else 's'}, "
             f"{rows.minutes_of(at_once):.1f} minutes if every node is as fast as the one that was timed",
             highlight=False,
         )

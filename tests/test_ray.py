@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,6 +18,7 @@ import pytest
 from command_line import bench, make_images, scores, start
 from ray_fixture import check_both_losses, first_at_work, jobs_in, simulated, told
 
+from bench.data.dataset import claimed
 from bench.errors import BenchError, InputError
 from bench.executors.jobs import Claim, Job
 from bench.executors.node import at_home, home, work
@@ -208,15 +208,16 @@ def test_an_address_from_the_environment_is_named_as_such(monkeypatch):
     assert Cluster(None).address is None, "Ray's word for one that is started here"
 
 
-def test_what_killed_commands_left_of_their_clusters_goes(tmp_path):
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    left, own = (Path(tempfile.mkdtemp(prefix=f"bench-ray-{pid}-", dir="/tmp")) for pid in (ended.pid, os.getpid()))
+def test_what_killed_commands_left_of_their_clusters_goes():
+    left, at_work, young = (Path(tempfile.mkdtemp(prefix="bench-ray-", dir="/tmp")) for _ in range(3))
     (left / "session").mkdir()
-    _sweep()
+    for folder in (left, at_work):
+        os.utime(folder, (0, 0))
+    with claimed(at_work, must=True):
+        _sweep()
     assert not left.exists()
-    assert own.exists()
-    own.rmdir()
+    at_work.rmdir()
+    young.rmdir()
 
 
 def test_an_address_is_for_ray(tmp_path):

@@ -20,8 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
-
+from bench.data.dataset import SETTLED_SECONDS, claimed
 from bench.errors import BenchError, InputError
 from bench.executors.depot import ANSWER_SECONDS, DepotError
 from bench.executors.jobs import Claim, Job, OnEvent
@@ -59,6 +58,7 @@ class Cluster:
         where, self._named = (address, "--address") if address else (os.environ.get("RAY_ADDRESS"), "RAY_ADDRESS=")
         self.address, self.workers = None if where in (None, "", "local") else where, workers  # local: as Ray says it
         self._own: Path | None = None
+        self._claim = contextlib.ExitStack()
         self._share = None if share is None else Share(share)
         self._away = False
         """Whether the share did not answer when it was last looked at."""
@@ -83,7 +83,8 @@ class Cluster:
         how: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
         if self.address is None:
             _sweep()
-            self._own = Path(tempfile.mkdtemp(prefix=f"{OWN}{os.getpid()}-", dir="/tmp"))  # sockets bear no longer path
+            self._own = Path(tempfile.mkdtemp(prefix=OWN, dir="/tmp"))  # sockets bear no longer path
+            self._claim.enter_context(claimed(self._own, must=False))
             how |= {"address": "local", "include_dashboard": False, "_temp_dir": str(self._own)}
             how |= {"object_store_memory": OBJECT_STORE_BYTES}
         else:
@@ -109,6 +110,7 @@ class Cluster:
             self._ray.shutdown()
         if self._own is not None:
             shutil.rmtree(self._own, ignore_errors=True)
+            self._claim.close()
         if self._share:
             self._share.__exit__()
 
@@ -384,10 +386,13 @@ def _reach(address: str, named: str) -> None:
 
 def _sweep() -> None:
     """Remove the folders of clusters whose command was killed; Ray's own processes have ended by themselves."""
-    for left in Path("/tmp").glob(f"{OWN}*-*"):
-        number = left.name.removeprefix(OWN).partition("-")[0]
-        if number.isdigit() and not psutil.pid_exists(int(number)):
-            shutil.rmtree(left, ignore_errors=True)  # another user's stays
+    for left in Path("/tmp").glob(f"{OWN}*"):
+        try:
+            if time.time() - left.stat().st_mtime > SETTLED_SECONDS:
+                with claimed(left, must=True):
+                    shutil.rmtree(left, ignore_errors=True)
+        except OSError:  # a command is at work there, or it is another user's
+            continue
 
 
 def _first_line(error: BaseException) -> str:
