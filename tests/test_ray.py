@@ -18,11 +18,11 @@ import pytest
 from command_line import bench, make_images, scores, start
 from ray_fixture import check_both_losses, first_at_work, jobs_in, simulated, told
 
-from bench.data.dataset import claimed
+from bench.data.dataset import claimed, sweep
 from bench.errors import BenchError, InputError
 from bench.executors.jobs import Claim, Job
 from bench.executors.node import at_home, home, work
-from bench.executors.ray import Cluster, _Placed, _sweep
+from bench.executors.ray import OWN_NAMES, OWN_ROOT, Cluster, _Placed
 from bench.store import Events, Tail
 
 SUITE = """
@@ -214,7 +214,7 @@ def test_what_killed_commands_left_of_their_clusters_goes():
     for folder in (left, at_work):
         os.utime(folder, (0, 0))
     with claimed(at_work, must=True):
-        _sweep()
+        sweep(OWN_ROOT, OWN_NAMES)
     assert not left.exists()
     at_work.rmdir()
     young.rmdir()

@@ -279,11 +279,11 @@ def keep(folder: Path, make: Callable[[Path], None]) -> None:
         ) from error
 
 
-def sweep(cache: Path) -> None:
-    """Remove what preparations that were killed left behind; those at work hold a lock that no crash leaves."""
-    for left in cache.glob(".*"):
+def sweep(root: Path, names: re.Pattern[str] = BUILDING) -> None:
+    """Remove folders that processes which were killed left behind; those at work hold a lock that no crash leaves."""
+    for left in root.glob("*"):
         try:
-            if BUILDING.fullmatch(left.name) and time.time() - left.stat().st_mtime > SETTLED_SECONDS:
+            if names.fullmatch(left.name) and time.time() - left.stat().st_mtime > SETTLED_SECONDS:
                 with claimed(left, must=True):
                     shutil.rmtree(left, ignore_errors=True)
         except OSError:  # somebody works at it, or it is gone

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -20,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.data.dataset import SETTLED_SECONDS, claimed
+from bench.data.dataset import claimed, sweep
 from bench.errors import BenchError, InputError
 from bench.executors.depot import ANSWER_SECONDS, DepotError
 from bench.executors.jobs import Claim, Job, OnEvent
@@ -36,7 +37,9 @@ GRACE_SECONDS = 10.0
 CONNECT_SECONDS = 5.0
 DECIMALS = 4
 """Of a share of a processor: Ray refuses finer ones."""
-OWN = "bench-ray-"
+OWN_ROOT, OWN = Path("/tmp"), "bench-ray-"
+OWN_NAMES = re.compile(f"{OWN}.*")
+"""Folders of clusters that are started here; their processes end by themselves when their command is killed."""
 OBJECT_STORE_BYTES = 100_000_000
 """Of a cluster of our own: jobs hand nothing through Ray's store."""
 
@@ -82,8 +85,8 @@ class Cluster:
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         how: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
         if self.address is None:
-            _sweep()
-            self._own = Path(tempfile.mkdtemp(prefix=OWN, dir="/tmp"))  # sockets bear no longer path
+            sweep(OWN_ROOT, OWN_NAMES)
+            self._own = Path(tempfile.mkdtemp(prefix=OWN, dir=OWN_ROOT))  # sockets bear no longer path
             self._claim.enter_context(claimed(self._own, must=False))
             how |= {"address": "local", "include_dashboard": False, "_temp_dir": str(self._own)}
             how |= {"object_store_memory": OBJECT_STORE_BYTES}
@@ -382,17 +385,6 @@ def _reach(address: str, named: str) -> None:
         socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
     except OSError as error:
         raise InputError(f"--executor ray: no Ray cluster at {address}: {error.strerror or error}") from None
-
-
-def _sweep() -> None:
-    """Remove the folders of clusters whose command was killed; Ray's own processes have ended by themselves."""
-    for left in Path("/tmp").glob(f"{OWN}*"):
-        try:
-            if time.time() - left.stat().st_mtime > SETTLED_SECONDS:
-                with claimed(left, must=True):
-                    shutil.rmtree(left, ignore_errors=True)
-        except OSError:  # a command is at work there, or it is another user's
-            continue
 
 
 def _first_line(error: BaseException) -> str:
